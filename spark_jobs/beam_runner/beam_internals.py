@@ -1,0 +1,169 @@
+"""The private parts of Apache Beam that the runner stands on, in one place.
+
+Beam has no public API to run a fused stage in the current process or to call the optimiser's phases one by one.
+Every name below is private or undocumented in Beam 2.77; pyproject.toml pins that minor version, and an upgrade
+starts by reading this file. Nothing else in `spark_jobs/` may import from `apache_beam.runners`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apache_beam import coders
+from apache_beam.coders.coders import GlobalWindowCoder, WindowedValueCoder
+from apache_beam.metrics import monitoring_infos
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, TypeOptions
+from apache_beam.pipeline import Pipeline
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2, metrics_pb2
+from apache_beam.runners import common as runners_common
+from apache_beam.runners.pipeline_context import PipelineContext
+from apache_beam.runners.pipeline_utils import (
+    group_by_key_input_visitor,
+    merge_common_environments,
+    merge_superset_dep_environments,
+    validate_pipeline_graph,
+)
+from apache_beam.runners.portability.fn_api_runner import translations
+from apache_beam.runners.portability.fn_api_runner.execution import WindowGroupingBuffer
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult as FnApiRunnerResult
+from apache_beam.runners.portability.fn_api_runner.translations import Stage, TransformContext
+from apache_beam.runners.runner import PipelineRunner, PipelineState
+from apache_beam.runners.worker import bundle_processor, operations
+from apache_beam.runners.worker.data_plane import ClosableOutputStream
+from apache_beam.runners.worker.sdk_worker import CachingStateHandler, _Future
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils import proto_utils
+
+__all__ = [
+    "CAPABILITIES",
+    "ENCODED_IMPULSE",
+    "BundleProcessor",
+    "CachingStateHandler",
+    "ClosableOutputStream",
+    "DataInputOperation",
+    "DataOutputOperation",
+    "ExecutionContext",
+    "FnApiRunnerResult",
+    "Operation",
+    "PipelineContext",
+    "PipelineRunner",
+    "PipelineState",
+    "Stage",
+    "StateContext",
+    "TransformContext",
+    "WindowGroupingBuffer",
+    "bundle_processor",
+    "common_urns",
+    "completed_future",
+    "consolidate_metrics",
+    "monitoring_infos",
+    "prepare_proto",
+    "proto_utils",
+    "register_operation",
+    "timer_domains",
+    "translations",
+    "use_state_context",
+]
+
+BundleProcessor = bundle_processor.BundleProcessor
+DataInputOperation = bundle_processor.DataInputOperation
+DataOutputOperation = bundle_processor.DataOutputOperation
+ExecutionContext = bundle_processor.ExecutionContext
+StateContext = bundle_processor.FnApiUserStateContext
+Operation = operations.Operation
+
+CAPABILITIES = frozenset([common_urns.runner_protocols.MULTIMAP_KEYS_VALUES_SIDE_INPUT.urn])
+
+ENCODED_IMPULSE: bytes = (
+    WindowedValueCoder(coders.BytesCoder(), GlobalWindowCoder())
+    .get_impl()
+    .encode_nested(GlobalWindows.windowed_value(b""))
+)
+
+
+def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:
+    """Pipeline -> validated portable proto whose Python transforms share one embedded environment.
+
+    Raises what Beam's own in-memory runner raises for an invalid graph or undeclared requirements.
+    """
+    debug = options.view_as(DebugOptions)
+    experiments = debug.experiments or []
+    if "beam_fn_api" not in experiments:
+        experiments.append("beam_fn_api")
+    debug.experiments = experiments
+    deterministic_keys = not options.view_as(TypeOptions).allow_non_deterministic_key_coders
+    pipeline.visit(group_by_key_input_visitor(deterministic_keys))
+    host = FnApiRunner()
+    proto = pipeline.to_runner_api(default_environment=host._default_environment)
+    validate_pipeline_graph(proto)
+    host._validate_requirements(proto)
+    host._check_requirements(proto)
+    return merge_common_environments(host.resolve_any_environments(merge_superset_dep_environments(proto)))
+
+
+def register_operation(urn: str, build: Any) -> None:
+    """Makes Beam's transform factory call `build(payload, factory, **operation_kwargs)` for transforms with `urn`."""
+
+    def create(factory: Any, transform_id: str, proto: Any, payload: bytes, consumers: Any) -> Any:
+        return build(
+            payload,
+            factory,
+            operation_name=runners_common.NameContext(proto.unique_name, transform_id),
+            step_name=proto.unique_name,
+            consumers=consumers,
+            counter_factory=factory.counter_factory,
+            state_sampler=factory.state_sampler,
+            transform_id=transform_id,
+            data_channel_factory=None,
+        )
+
+    bundle_processor.BeamTransformFactory.register_urn(urn, bytes)(create)
+
+
+def completed_future() -> Any:
+    """The already resolved future that Beam's state API expects from a write."""
+    return _Future.done()
+
+
+def use_state_context(context_class: type) -> None:
+    """Makes Beam build `context_class` for the user state of stateful DoFns."""
+    bundle_processor.FnApiUserStateContext = context_class
+
+
+def timer_domains(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> dict[tuple[str, str], int]:
+    """(transform id, timer family) -> beam_runner_api_pb2.TimeDomain of each timer in the stage."""
+    domains: dict[tuple[str, str], int] = {}
+    for transform_id, transform in descriptor.transforms.items():
+        if transform.spec.urn == common_urns.primitives.PAR_DO.urn:
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(transform.spec.payload)
+            for family, spec in payload.timer_family_specs.items():
+                domains[transform_id, family] = spec.time_domain
+    return domains
+
+
+def consolidate_metrics(infos: list[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2.MonitoringInfo]:
+    """Adds up monitoring infos that mean the same metric: sums, distributions, latest gauges, unions of sets.
+
+    Beam's own `consolidate` knows sums and distributions only.
+    """
+    merged: list[metrics_pb2.MonitoringInfo] = []
+    sets: dict[Any, list[metrics_pb2.MonitoringInfo]] = {}
+    gauges: dict[Any, list[metrics_pb2.MonitoringInfo]] = {}
+    for info in monitoring_infos.consolidate(infos):
+        if info.type == monitoring_infos.STRING_SET_TYPE:
+            sets.setdefault(monitoring_infos.to_key(info), []).append(info)
+        elif info.type == monitoring_infos.LATEST_INT64_TYPE:
+            gauges.setdefault(monitoring_infos.to_key(info), []).append(info)
+        else:
+            merged.append(info)
+    coder = coders.IterableCoder(coders.StrUtf8Coder())
+    for same in sets.values():
+        values: set[str] = set()
+        for info in same:
+            values |= set(monitoring_infos.extract_string_set_value(info))
+        same[0].payload = coder.encode(sorted(values))
+        merged.append(same[0])
+    merged.extend(max(same, key=lambda info: monitoring_infos.extract_gauge_value(info)[0]) for same in gauges.values())
+    return merged

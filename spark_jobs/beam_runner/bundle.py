@@ -1,0 +1,127 @@
+"""One fused stage in this process: Beam's BundleProcessor without gRPC, reused from bundle to bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.portability.api import beam_fn_api_pb2
+
+from spark_jobs.beam_runner import beam_internals as beam_parts
+from spark_jobs.beam_runner.clock import MIN_US
+from spark_jobs.beam_runner.operations import InputOperation, OutputOperation
+from spark_jobs.beam_runner.plan import StagePlan
+from spark_jobs.beam_runner.user_state import StateHandler
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A splittable DoFn's remainder, as it came out of a bundle."""
+
+    transform: str
+    element: bytes
+    watermark_us: int | None
+    delay_us: int
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    deferred: list[Deferred]
+    metrics: list[bytes]  # encoded MonitoringInfo
+
+
+class StageProcessor:
+    """The live stage: operations built once, `run` once per bundle.
+
+    An error in a bundle leaves the processor unusable (open DoFns, half-filled outputs): throw it away.
+    """
+
+    def __init__(self, plan: StagePlan) -> None:
+        descriptor = beam_fn_api_pb2.ProcessBundleDescriptor.FromString(plan.descriptor)
+        self.state = StateHandler()
+        self.processor = beam_parts.BundleProcessor(beam_parts.CAPABILITIES, descriptor, self.state, None)
+        operations = self.processor.ops
+        self.inputs: list[InputOperation] = [operations[i.transform] for i in plan.inputs]
+        self.outputs = [op for op in operations.values() if isinstance(op, OutputOperation)]
+        self.timer_domains = beam_parts.timer_domains(descriptor)
+        self._bundles = 0
+
+    def run(self, feed: Callable[[], None]) -> BundleResult:
+        """Starts the operations, calls `feed` to push elements and timers, and finishes the bundle."""
+        processor = self.processor
+        if self._bundles:
+            processor.reset()
+        self._bundles += 1
+        context = beam_parts.ExecutionContext(instruction_id=f"bundle-{self._bundles}")
+        processor.current_instruction_id = context.instruction_id
+        try:
+            processor.state_sampler.start()
+            for operation in reversed(processor.ops.values()):
+                operation.execution_context = context
+                operation.start()
+            for (transform, family), timer in processor.timers_info.items():
+                timer.output_stream = beam_parts.ClosableOutputStream()
+                processor.ops[transform].add_timer_info(family, timer)
+            feed()
+            for operation in processor.ops.values():
+                operation.finish()
+            deferred = [self._deferred(op, rest) for op, rest in context.delayed_applications]
+            metrics = [info.SerializeToString() for info in processor.monitoring_infos()]
+            if processor.requires_finalization():
+                processor.finalize_bundle()
+        finally:
+            processor.current_instruction_id = None
+            processor.state_sampler.stop_if_still_running()
+        return BundleResult(deferred, metrics)
+
+    def _deferred(self, operation: Any, rest: Any) -> Deferred:
+        proto = self.processor.delayed_bundle_application(operation, rest)
+        application = proto.application
+        marks = [t.seconds * 1_000_000 + t.nanos // 1_000 for t in application.output_watermarks.values()]
+        delay = proto.requested_time_delay
+        return Deferred(
+            transform=application.transform_id,
+            element=application.element,
+            watermark_us=max(MIN_US, min(marks)) if marks else None,
+            delay_us=max(0, delay.seconds * 1_000_000 + delay.nanos // 1_000),
+        )
+
+    def shutdown(self) -> None:
+        """Runs the DoFns' teardown."""
+        self.processor.shutdown()
+
+
+class ProcessorPool:
+    """Idle processors by plan and stage. Threads of one process (the local transport) may ask at once."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str], list[StageProcessor]] = {}
+        self._plan_id: str | None = None
+        self._lock = threading.Lock()
+
+    def take(self, plan_id: str, stage: StagePlan) -> StageProcessor:
+        with self._lock:
+            if plan_id != self._plan_id:
+                self._close()
+                self._plan_id = plan_id
+            idle = self._idle.get((plan_id, stage.id))
+            if idle:
+                return idle.pop()
+        return StageProcessor(stage)
+
+    def give_back(self, plan_id: str, stage: StagePlan, processor: StageProcessor) -> None:
+        with self._lock:
+            self._idle.setdefault((plan_id, stage.id), []).append(processor)
+
+    def close(self) -> None:
+        """Tears down the idle processors of the current plan."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        for processors in self._idle.values():
+            for processor in processors:
+                processor.shutdown()
+        self._idle.clear()

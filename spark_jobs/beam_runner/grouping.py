@@ -1,0 +1,181 @@
+"""GroupByKey with windows and triggers, on persisted panes.
+
+The firing logic is Beam's `GeneralTriggerDriver`. What it lacks is added here: windows are collected when they expire
+(end + allowed lateness), processing-time timers fire with the watermark as it is instead of the wall clock's time
+(Beam passes the latter on as a watermark, and pane timing and holds come out wrong), and its in-memory state is kept
+as bytes written by coders.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.transforms import trigger
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
+
+_TIMES = struct.Struct("<qqq")
+_WINDOW_IDS = trigger.MergeableStateAdapter.WINDOW_IDS.tag
+_ELEMENTS = trigger.GeneralTriggerDriver.ELEMENTS.tag
+_primitives = FastPrimitivesCoder()
+
+
+class _Clock:
+    """The processing time that triggers see: that of the epoch, the same in every task."""
+
+    now = Timestamp(micros=0)
+
+    def time(self) -> Timestamp:
+        return self.now
+
+
+class PaneStore:
+    """Bytes <-> Beam's in-memory trigger state of one key."""
+
+    def __init__(self, element_impl: Any, window_impl: Any, lateness_us: int) -> None:
+        self.element_impl, self.window_impl, self.lateness_us = element_impl, window_impl, lateness_us
+
+    @staticmethod
+    def times(data: bytes) -> tuple[int, int, int]:
+        """(hold, next event-time timer or expiry, next processing-time timer) without decoding the rest."""
+        hold, event, real = _TIMES.unpack_from(data)
+        return hold, event, real
+
+    def encode(self, state: Any) -> bytes:
+        windows = [(self.window_impl.encode(w), list(ids)) for w, ids in self._windows(state).items()]
+        values = [
+            (
+                window_id,
+                tag,
+                [self.element_impl.encode_nested(v) for v in some]
+                if tag == _ELEMENTS
+                else [v.micros if isinstance(v, Timestamp) else v for v in some],
+                bool(some) and isinstance(some[0], Timestamp),
+            )
+            for window_id, tags in state.state.items()
+            for tag, some in tags.items()
+        ]
+        timers = [
+            (window_id, name, domain, tag, micros(ts))
+            for window_id, some in state.timers.items()
+            for (name, domain, tag), ts in some.items()
+        ]
+        head = _TIMES.pack(micros(state.get_earliest_hold()), *self._next_times(state))
+        return head + bytes(_primitives.encode((windows, values, timers)))
+
+    def decode(self, data: bytes) -> Any:
+        windows, values, timers = _primitives.decode(data[_TIMES.size :])
+        state = trigger.InMemoryUnmergedState()
+        state.global_state = {_WINDOW_IDS: {self.window_impl.decode(w): ids for w, ids in windows}}
+        for window_id, tag, some, are_times in values:
+            if tag == _ELEMENTS:
+                some = [self.element_impl.decode_nested(v) for v in some]
+            elif are_times:
+                some = [Timestamp(micros=v) for v in some]
+            state.state[window_id][tag] = some
+        for window_id, name, domain, tag, at in timers:
+            state.timers[window_id][name, domain, tag] = Timestamp(micros=at)
+        return state
+
+    def expiry_us(self, window: Any) -> int:
+        """The watermark at which a window's state may go: one past its end and the allowed lateness."""
+        return min(MAX_US, micros(window.end) + self.lateness_us + 1)
+
+    @staticmethod
+    def _windows(state: Any) -> dict[Any, list[Any]]:
+        windows: dict[Any, list[Any]] = state.global_state.get(_WINDOW_IDS, {})
+        return windows
+
+    def _next_times(self, state: Any) -> tuple[int, int]:
+        event = min((self.expiry_us(w) for w in self._windows(state)), default=NEVER_US)
+        real = NEVER_US
+        for timers in state.timers.values():
+            for (_, domain, _), at in timers.items():
+                if domain == TimeDomain.REAL_TIME:
+                    real = min(real, micros(at))
+                else:
+                    event = min(event, micros(at))
+        return event, real
+
+
+class PaneDriver:
+    """Runs one key of a grouping through an epoch: elements at the old watermark, then timers up to the new one."""
+
+    def __init__(self, windowing: Any, element_impl: Any) -> None:
+        self._clock = _Clock()
+        self._driver = trigger.GeneralTriggerDriver(windowing, self._clock)
+        self._batch_driver = trigger.create_trigger_driver(windowing, is_batch=True, clock=self._clock)
+        self.store = PaneStore(
+            element_impl, windowing.windowfn.get_window_coder().get_impl(), micros(windowing.allowed_lateness)
+        )
+
+    def run_key(
+        self, key: Any, stored: bytes | None, values: list[WindowedValue], old_us: int, new_us: int, now_us: int
+    ) -> tuple[list[WindowedValue], bytes | None]:
+        """-> (panes as windowed (key, values), what to store: None if nothing is left)."""
+        self._clock.now = Timestamp(micros=now_us)
+        if stored is None and old_us == MIN_US and new_us == MAX_US:
+            # The key begins and ends in this epoch, as in any batch: nothing needs to be kept.
+            return [_listed(pane) for pane in self._batch_driver.process_entire_key(key, values)], None
+        state = trigger.InMemoryUnmergedState() if stored is None else self.store.decode(stored)
+        old, new = Timestamp(micros=old_us), Timestamp(micros=new_us)
+        panes = list(self._driver.process_elements(state, values, old, old)) if values else []
+        panes += self._fire(state, old, new, new_us, now_us)
+        panes += self._collect(state, new_us)
+        keep = bool(state.global_state.get(_WINDOW_IDS))
+        return [_listed(p.with_value((key, p.value))) for p in panes], self.store.encode(state) if keep else None
+
+    def _fire(self, state: Any, old: Timestamp, new: Timestamp, new_us: int, now_us: int) -> Iterator[WindowedValue]:
+        """Due timers one at a time in time order: a firing may set or clear others."""
+        while True:
+            due = [
+                (micros(old) if domain == TimeDomain.REAL_TIME else micros(at), index, window_id, name, domain, tag, at)
+                for index, (window_id, timers) in enumerate(state.timers.items())
+                for (name, domain, tag), at in timers.items()
+                if micros(at) <= (now_us if domain == TimeDomain.REAL_TIME else new_us)
+            ]
+            if not due:
+                return
+            _, _, window_id, name, domain, tag, at = min(due, key=lambda d: d[:2])
+            state.clear_timer(window_id, name, domain, tag)
+            try:
+                if domain == TimeDomain.REAL_TIME:
+                    yield from self._fire_real_time(state, window_id, at, old)
+                else:
+                    yield from self._driver.process_timer(window_id, name, domain, at, state, new)
+            except ValueError:
+                continue  # the window was merged away or collected since the timer was set
+
+    def _fire_real_time(self, state: Any, window_id: Any, at: Timestamp, watermark: Timestamp) -> Iterator[WindowedValue]:
+        driver = self._driver
+        merged = trigger.MergeableStateAdapter(state)
+        window = merged.get_window(window_id)
+        if merged.get_state(window, driver.TOMBSTONE):
+            return
+        context = merged.at(window, self._clock)
+        if driver.trigger_fn.should_fire(TimeDomain.REAL_TIME, at, window, context):
+            finished = driver.trigger_fn.on_fire(watermark, window, context)
+            yield driver._output(window, finished, merged, watermark, False)
+
+    def _collect(self, state: Any, new_us: int) -> Iterator[WindowedValue]:
+        """Drops expired windows. `Never` gets its closing pane here, the only one that Beam Python's tests allow."""
+        ids = state.global_state.get(_WINDOW_IDS) or {}
+        for window in [w for w in ids if self.store.expiry_us(w) <= new_us]:
+            if self._driver.trigger_fn == trigger._Never():
+                merged = trigger.MergeableStateAdapter(state)
+                if merged.get_state(window, self._driver.ELEMENTS):
+                    yield self._driver._output(window, True, merged, Timestamp(micros=micros(window.end)), True)
+            for window_id in ids.pop(window):
+                state.state.pop(window_id, None)
+                state.timers.pop(window_id, None)
+
+
+def _listed(pane: WindowedValue) -> WindowedValue:
+    key, values = pane.value
+    return pane if isinstance(values, list) else pane.with_value((key, list(values)))

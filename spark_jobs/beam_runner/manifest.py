@@ -1,0 +1,137 @@
+"""What one committed epoch leaves behind: all that the next epoch, or a restart, needs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
+from spark_jobs.beam_runner.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A slice of a state file: one key group's changes, or its whole state, of one epoch."""
+
+    file: str
+    offset: int
+    length: int
+    snapshot: bool
+
+
+@dataclass(frozen=True)
+class KeyGroupMeta:
+    """Where a key group's state is, and when it wants to be looked at again (microseconds)."""
+
+    chain: tuple[Frame, ...] = ()  # a snapshot, then deltas; oldest first
+    hold_us: int = MAX_US  # the stage's output watermark may not pass this
+    next_event_us: int = NEVER_US  # earliest event-time timer or window expiry
+    next_real_us: int = NEVER_US  # earliest processing-time timer
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The part of a splittable DoFn's restriction that is left for a later epoch."""
+
+    transform: str  # stable label of the processing transform
+    element: bytes  # encoded as that transform's input
+    watermark_us: int
+    due_us: int  # processing time before which it need not run; 0 = at once
+    part: int  # the task that ran it: connections and buffers are warm there
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """State of a job after epoch `epoch`. Keys are stable step labels, never positions in a plan."""
+
+    epoch: int = -1
+    job: str = ""
+    key_groups: int = 0
+    fingerprint: dict[str, str] = field(default_factory=dict)  # keyed stage -> what its state depends on
+    input_us: dict[str, int] = field(default_factory=dict)  # stage -> input watermark, for stages with state
+    output_us: dict[str, int] = field(default_factory=dict)  # stage -> output watermark
+    groups: dict[str, dict[int, KeyGroupMeta]] = field(default_factory=dict)
+    residuals: tuple[Residual, ...] = ()
+    side_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    staged: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # publish label -> descriptors of this epoch
+    metrics: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # stage -> monitoring infos since the start
+    done: bool = False
+
+    def live_files(self) -> set[str]:
+        """Names of the data files that this manifest needs."""
+        state = {frame.file for metas in self.groups.values() for meta in metas.values() for frame in meta.chain}
+        return state | {name for names in self.side_files.values() for name in names}
+
+    def to_json(self) -> bytes:
+        data = {
+            "format": FORMAT,
+            "epoch": self.epoch,
+            "job": self.job,
+            "key_groups": self.key_groups,
+            "done": self.done,
+            "fingerprint": self.fingerprint,
+            "input_us": self.input_us,
+            "output_us": self.output_us,
+            "groups": {
+                stage: {
+                    str(group): [
+                        [[f.file, f.offset, f.length, f.snapshot] for f in meta.chain],
+                        meta.hold_us,
+                        meta.next_event_us,
+                        meta.next_real_us,
+                    ]
+                    for group, meta in metas.items()
+                }
+                for stage, metas in self.groups.items()
+            },
+            "residuals": [[r.transform, _text(r.element), r.watermark_us, r.due_us, r.part] for r in self.residuals],
+            "side_files": self.side_files,
+            "staged": {label: [_text(item) for item in items] for label, items in self.staged.items()},
+            "metrics": {stage: [_text(info) for info in infos] for stage, infos in self.metrics.items()},
+        }
+        return json.dumps(data, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes, where: str) -> Manifest:
+        """Raises CheckpointError, naming `where`, if the bytes are not a manifest of this format."""
+        try:
+            data: dict[str, Any] = json.loads(raw)
+            version = data["format"]
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{where} is not a manifest.", hint="Remove that file to go back to the epoch before it."
+            ) from None
+        if version != FORMAT:
+            raise CheckpointError(f"{where} has manifest format {version}; this version reads {FORMAT}.")
+        return cls(
+            epoch=data["epoch"],
+            job=data["job"],
+            key_groups=data["key_groups"],
+            done=data["done"],
+            fingerprint=data["fingerprint"],
+            input_us=data["input_us"],
+            output_us=data["output_us"],
+            groups={
+                stage: {
+                    int(group): KeyGroupMeta(tuple(Frame(*frame) for frame in chain), hold, event, real)
+                    for group, (chain, hold, event, real) in metas.items()
+                }
+                for stage, metas in data["groups"].items()
+            },
+            residuals=tuple(Residual(t, _bytes(e), w, due, part) for t, e, w, due, part in data["residuals"]),
+            side_files={label: tuple(names) for label, names in data["side_files"].items()},
+            staged={label: tuple(map(_bytes, items)) for label, items in data["staged"].items()},
+            metrics={stage: tuple(map(_bytes, infos)) for stage, infos in data["metrics"].items()},
+        )
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text)

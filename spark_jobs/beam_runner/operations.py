@@ -1,0 +1,161 @@
+"""The two ends of a fused stage: Beam operations that take rows in and hand rows out, in process."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.coders import coder_impl
+from apache_beam.coders.coders import WindowedValueCoder
+from apache_beam.utils.windowed_value import WindowedValue
+
+from spark_jobs.beam_runner import beam_internals as beam_parts
+from spark_jobs.beam_runner.exchange import EdgeId, key_group
+from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
+
+INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
+CHUNK_BYTES = 64 << 10  # un-keyed elements leave in chunks: a row per element costs more than the element
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Payload of a stage's input transform."""
+
+    kind: str
+    coder: str
+    windowing: str
+    grouped_coder: str | None = None  # GROUP only: coder of the elements before they were grouped
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an output's elements go. `edge` for rows, `label` for side inputs and publishers."""
+
+    kind: str
+    edge: EdgeId | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Payload of a stage's output transform."""
+
+    coder: str
+    targets: tuple[Target, ...]
+
+
+class InputOperation(beam_parts.DataInputOperation):  # type: ignore[misc]
+    """Decodes rows and pushes them into the stage."""
+
+    def configure(self, spec: InputSpec, factory: Any) -> None:
+        self.kind = spec.kind
+        self.windowing = factory.context.windowing_strategies.get_by_id(spec.windowing)
+        self.key_impl: Any = None
+        if spec.kind == KEYED:
+            self.key_impl = self.windowed_coder.wrapped_value_coder.key_coder().get_impl()
+        elif spec.kind == GROUP:
+            before = factory.get_coder(spec.grouped_coder)
+            pair = before.wrapped_value_coder
+            self.key_impl = pair.key_coder().get_impl()
+            self.element_impl = pair.value_coder().get_impl()
+            self.value_impl = WindowedValueCoder(pair.value_coder(), before.window_coder).get_impl()
+
+    def decode(self, chunk: bytes) -> Iterator[WindowedValue]:
+        """All windowed values of a chunk."""
+        stream = coder_impl.create_InputStream(chunk)
+        decode = self.windowed_coder_impl.decode_from_stream
+        while stream.size() > 0:
+            yield decode(stream, True)
+
+    def push(self, values: Iterable[WindowedValue]) -> None:
+        for value in values:
+            self.index += 1
+            self.output(value)
+
+
+class OutputOperation(beam_parts.DataOutputOperation):  # type: ignore[misc]
+    """Encodes what the stage emits into rows, chunks or descriptors, by target."""
+
+    send: Callable[[EdgeId, int, tuple[int, bytes | None, bytes]], None]
+    side: Callable[[str, bytes], None]
+    stage_item: Callable[[str, bytes], None]
+    part = 0
+    key_groups = 1
+
+    def configure(self, spec: OutputSpec, factory: Any) -> None:
+        self.grouped = [t.edge for t in spec.targets if t.kind == GROUP]
+        self.keyed = [t.edge for t in spec.targets if t.kind == KEYED]
+        self.lanes = [t.edge for t in spec.targets if t.kind == FORWARD]
+        self.shuffled = [t.edge for t in spec.targets if t.kind == SHUFFLE]
+        self.side_labels = [t.label for t in spec.targets if t.kind == SIDE]
+        self.publish_labels = [t.label for t in spec.targets if t.kind == PUBLISH]
+        self.chunked = bool(self.lanes or self.shuffled or self.side_labels)
+        if self.grouped or self.keyed:
+            pair = self.windowed_coder.wrapped_value_coder
+            self.key_impl = pair.key_coder().get_impl()
+            self.value_impl = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
+        self.chunk = coder_impl.create_OutputStream()
+        self.next_lane = 0
+
+    def start(self) -> None:
+        super().start()
+        self.next_lane = self.part  # per bundle, so that a replay routes alike
+
+    def process(self, value: WindowedValue) -> None:
+        if self.grouped or self.keyed:
+            self._send_keyed(value)
+        if self.chunked:
+            self.windowed_coder_impl.encode_to_stream(value, self.chunk, True)
+            # A shuffle is there to spread work: each element may be hours of it (a restriction), so none waits in a chunk.
+            if self.shuffled or self.chunk.size() >= CHUNK_BYTES:
+                self._flush()
+        for label in self.publish_labels:
+            self.stage_item(label, value.value)
+
+    def _send_keyed(self, value: WindowedValue) -> None:
+        key = self.key_impl.encode_nested(value.value[0])
+        group = key_group(key, self.key_groups)
+        for window in value.windows:  # one window a row: state and panes are per window
+            alone = (
+                value
+                if len(value.windows) == 1
+                else WindowedValue(value.value, value.timestamp, (window,), value.pane_info)
+            )
+            for edge in self.grouped:
+                row = (group, key, self.value_impl.encode_nested(alone.with_value(alone.value[1])))
+                self.send(edge, group, row)
+            for edge in self.keyed:
+                self.send(edge, group, (group, key, self.windowed_coder_impl.encode_nested(alone)))
+
+    def _flush(self) -> None:
+        if not self.chunk.size():
+            return
+        data = self.chunk.get()
+        self.chunk = coder_impl.create_OutputStream()
+        for edge in self.lanes:
+            self.send(edge, self.part, (self.part, None, data))
+        for edge in self.shuffled:
+            self.send(edge, self.next_lane, (self.next_lane, None, data))
+        self.next_lane += 1
+        for label in self.side_labels:
+            self.side(label, data)
+
+    def finish(self) -> None:
+        beam_parts.Operation.finish(self)
+        self._flush()
+
+
+def _builder(operation_class: type) -> Callable[..., Any]:
+    def build(payload: bytes, factory: Any, **kwargs: Any) -> Any:
+        spec = pickle.loads(payload)
+        operation = operation_class(windowed_coder=factory.get_coder(spec.coder), **kwargs)
+        operation.configure(spec, factory)
+        return operation
+
+    return build
+
+
+beam_parts.register_operation(INPUT_URN, _builder(InputOperation))
+beam_parts.register_operation(OUTPUT_URN, _builder(OutputOperation))

@@ -1,0 +1,45 @@
+"""Flags of SparkRunner, as Beam pipeline options."""
+
+from __future__ import annotations
+
+import argparse
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+
+class SparkRunnerOptions(PipelineOptions):
+    """`--streaming` is Beam's own flag; the ones below are the runner's."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--spark_master", default=None, help="Spark master URL; default local[<cores>].")
+        parser.add_argument(
+            "--spark_conf", action="append", default=None, metavar="KEY=VALUE", help="A Spark setting; may be repeated."
+        )
+        parser.add_argument(
+            "--checkpoint",
+            default=None,
+            help="Folder of the stream's manifests and state. A restart with the same folder goes on from the last "
+            "committed epoch. Without it a temporary folder is used and deleted at the end.",
+        )
+        parser.add_argument(
+            "--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores."
+        )
+        parser.add_argument(
+            "--key_groups", type=int, default=64, help="Units of keyed state; fixed at the first start of a checkpoint."
+        )
+        parser.add_argument(
+            "--epoch_interval_ms", type=int, default=0, help="Least time between the starts of two epochs."
+        )
+        parser.add_argument(
+            "--until_idle",
+            action="store_true",
+            default=False,
+            help="End a stream when no source has anything new. State stays: the next run goes on from here.",
+        )
+        parser.add_argument(
+            "--transport",
+            choices=["spark", "local"],
+            default="spark",
+            help="spark: levels are Spark tasks. local: the same task code in this process, no Spark (tests).",
+        )

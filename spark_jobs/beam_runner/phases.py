@@ -1,0 +1,90 @@
+"""The runner's own optimiser phases, for what Beam's do not cover. Each maps stages to stages, as Beam's do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from apache_beam.portability.api import beam_runner_api_pb2
+
+from common.publish import PUBLISH_URN
+from spark_jobs.beam_runner.beam_internals import Stage, TransformContext, bundle_processor, common_urns, translations
+
+RESHUFFLE_URN = common_urns.composites.RESHUFFLE.urn
+RESHUFFLE_BUFFER, PUBLISH_BUFFER = "reshuffle", "publish"
+
+
+def _io_stage(name: str, urn: str, payload: bytes, follows: Iterable[Stage], like: Stage, **pcolls: Any) -> Stage:
+    transform = beam_runner_api_pb2.PTransform(
+        unique_name=name, spec=beam_runner_api_pb2.FunctionSpec(urn=urn, payload=payload), **pcolls
+    )
+    return Stage(name, [transform], like.downstream_side_inputs, translations.union(like.must_follow, frozenset(follows)))
+
+
+def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+    """RESHUFFLE -> a write and a read of one buffer: fusion stops there and elements are spread over the tasks."""
+    pcollections = context.components.pcollections
+    for stage in stages:
+        transform = stage.transforms[0]
+        if transform.spec.urn != RESHUFFLE_URN:
+            yield stage
+            continue
+        output = translations.only_element(transform.outputs.values())
+        candidates = list(transform.inputs.values())
+        if len(candidates) > 1:  # Beam's expand_sdf copies the side inputs to the reshuffle that it makes
+            candidates = [c for c in candidates if pcollections[c].coder_id == pcollections[output].coder_id][:1]
+        (source,) = candidates
+        context.length_prefix_pcoll_coders(source)
+        pcollections[output].coder_id = pcollections[source].coder_id
+        name = transform.unique_name
+        buffer = translations.create_buffer_id(name, kind=RESHUFFLE_BUFFER)
+        write = _io_stage(name + "/Write", bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": source})
+        write.downstream_side_inputs = frozenset()
+        yield write
+        yield _io_stage(
+            name + "/Read", bundle_processor.DATA_INPUT_URN, buffer, (write,), stage, outputs={"out": output}
+        )
+
+
+def expand_publish(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+    """The Publish composite -> a write whose elements go to the epoch's manifest instead of its default expansion."""
+    for stage in stages:
+        transform = stage.transforms[0]
+        if transform.spec.urn != PUBLISH_URN:
+            yield stage
+            continue
+        source = translations.only_element(transform.inputs.values())
+        name = transform.unique_name
+        buffer = translations.create_buffer_id(name, kind=PUBLISH_BUFFER)
+        write = _io_stage(name, bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": source})
+        write.downstream_side_inputs = frozenset()
+        yield write
+
+
+def lift_combiners_that_keep_timestamps(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+    """Beam's combiner lifting, only where the output timestamp is the end of the window.
+
+    Precombining gives a bundle's elements one timestamp. Under the other timestamp combiners a late element would
+    then drag an on-time one behind the watermark.
+    """
+    for stage in stages:
+        transform = stage.transforms[0]
+        if transform.spec.urn != common_urns.composites.COMBINE_PER_KEY.urn:
+            yield stage
+            continue
+        source = translations.only_element(list(transform.inputs.values()))
+        windowing = context.components.windowing_strategies[
+            context.components.pcollections[source].windowing_strategy_id
+        ]
+        if windowing.output_time == beam_runner_api_pb2.OutputTime.END_OF_WINDOW:
+            yield from translations.lift_combiners([stage], context)
+            continue
+        # A trigger that counts elements is the one thing that Beam refuses to lift over: show it one, then put it back.
+        trigger = beam_runner_api_pb2.Trigger()
+        trigger.CopyFrom(windowing.trigger)
+        windowing.trigger.CopyFrom(
+            beam_runner_api_pb2.Trigger(element_count=beam_runner_api_pb2.Trigger.ElementCount(element_count=2))
+        )
+        expanded = list(translations.lift_combiners([stage], context))
+        windowing.trigger.CopyFrom(trigger)
+        yield from expanded

@@ -1,0 +1,104 @@
+"""The plan: fused stages in levels, as data. Made by `translate`, carried to the tasks, printed by `explain`.
+
+A stage's level is the number of shuffles before it; all stages of a level run in one task, so an epoch is one Spark
+job with as many stages as there are levels. Ids are step labels, which stay the same from run to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+# Kinds of edges. Only GROUP, KEYED, SHUFFLE and SIDE raise the level.
+FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE = (
+    "forward",
+    "shuffle",
+    "group",
+    "keyed",
+    "side",
+    "publish",
+    "impulse",
+)
+STATEFUL_KINDS = frozenset([GROUP, KEYED])
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """One data input of a stage."""
+
+    transform: str  # label of the input transform inside the stage's descriptor
+    kind: str
+    producers: tuple[str, ...]  # stages that write to it
+
+
+@dataclass(frozen=True)
+class SidePlan:
+    """One side input of a ParDo in a stage."""
+
+    transform: str
+    tag: str
+    label: str  # what its elements are stored under
+    access_pattern: bytes  # beam_runner_api_pb2.FunctionSpec
+    coder: str
+    producers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A fused stage: everything a task needs to run its bundles."""
+
+    id: str
+    level: int
+    transforms: tuple[str, ...]
+    inputs: tuple[InputPlan, ...]
+    sides: tuple[SidePlan, ...]
+    descriptor: bytes  # beam_fn_api_pb2.ProcessBundleDescriptor
+    state_format: str = ""  # what the stage's keyed state depends on: coders and windowing
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        return tuple(sorted({p for i in self.inputs for p in i.producers}))
+
+    @property
+    def keeps_state(self) -> bool:
+        return any(i.kind in STATEFUL_KINDS for i in self.inputs)
+
+    @property
+    def from_impulse(self) -> bool:
+        return any(i.kind == IMPULSE for i in self.inputs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in an order in which producers come before consumers."""
+
+    stages: tuple[StagePlan, ...]
+    components: bytes  # beam_runner_api_pb2.Components
+    options: dict[str, object]
+    publishers: dict[str, bytes]  # publish label -> pickled publisher
+
+    @property
+    def levels(self) -> int:
+        return 1 + max((stage.level for stage in self.stages), default=0)
+
+    @property
+    def id(self) -> str:
+        """Changes when anything that tasks cache by it changes."""
+        digest = hashlib.sha256(self.components)
+        for stage in self.stages:
+            digest.update(stage.descriptor)
+        return digest.hexdigest()[:16]
+
+    def stage_of_transform(self, transform: str) -> StagePlan | None:
+        return next((s for s in self.stages if transform in s.transforms), None)
+
+    def explain(self) -> str:
+        """The plan as text: one line a stage, indented by level."""
+        lines = []
+        for stage in self.stages:
+            inputs = ", ".join(
+                f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs
+            )
+            sides = "".join(f"  side {s.label}" for s in stage.sides)
+            lines.append(f"{'  ' * stage.level}level {stage.level}  {stage.id}  ({inputs}){sides}")
+        return "\n".join(lines)

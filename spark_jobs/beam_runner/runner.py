@@ -1,0 +1,139 @@
+"""SparkRunner: a Beam `PipelineRunner` for portable Python pipelines on Spark."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from spark_jobs.beam_runner.beam_internals import FnApiRunnerResult, PipelineRunner, PipelineState, prepare_proto
+from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
+from spark_jobs.beam_runner.options import SparkRunnerOptions
+from spark_jobs.beam_runner.translate import make_plan
+from spark_jobs.beam_runner.transport import Transport
+from spark_jobs.beam_runner.transport.local import LocalTransport
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class SparkRunner(PipelineRunner):  # type: ignore[misc]
+    """Runs a pipeline as one epoch (batch) or as epochs without end (`--streaming`).
+
+    In streaming, `run` returns at once and the job goes on in a thread: `result.wait_until_finish()` waits for it.
+    State, side inputs and sources are restored from `--checkpoint`; every element takes effect exactly once in state
+    and in sinks written through `Publish`, whatever is killed. See `SparkRunnerOptions` for the flags.
+
+    `spark`: a session to use instead of making one. `on_epoch`: called after each commit, in the job's thread.
+    `is_drain`: unbounded restrictions are truncated to what their DoFns still want to do, so that the job ends.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession | None = None,
+        on_epoch: Callable[[EpochInfo], None] | None = None,
+        *,
+        is_drain: bool = False,
+    ) -> None:
+        self._spark, self._on_epoch, self._is_drain = spark, on_epoch, is_drain
+
+    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> SparkRunnerResult:
+        flags = options.view_as(SparkRunnerOptions)
+        streaming = bool(options.view_as(StandardOptions).streaming)
+        plan = make_plan(prepare_proto(pipeline, options), options, streaming=streaming, is_drain=self._is_drain)
+        root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
+        loop = EpochLoop(
+            plan,
+            self._transport(flags),
+            Checkpoint(root),
+            key_groups=flags.key_groups,
+            until_idle=flags.until_idle and streaming,
+            interval_ms=flags.epoch_interval_ms if streaming else 0,
+            on_epoch=self._on_epoch,
+        )
+        result = SparkRunnerResult(loop, temporary_root=None if flags.checkpoint else root)
+        if not streaming:
+            result.wait_until_finish()
+        return result
+
+    def _transport(self, flags: Any) -> Transport:
+        if flags.transport == "local":
+            return LocalTransport(flags.tasks or 2)
+        # Imported here: the local transport works without Spark.
+        from spark_jobs.beam_runner.transport.spark import SparkTransport
+        from spark_jobs.session import spark_session
+
+        if self._spark is None:
+            conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
+            self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
+        return SparkTransport(self._spark.sparkContext, flags.tasks)
+
+
+class SparkRunnerResult(FnApiRunnerResult):  # type: ignore[misc]
+    """A running or finished job. Metrics count each element once, also across crashes and restarts."""
+
+    def __init__(self, loop: EpochLoop, temporary_root: str | None) -> None:
+        super().__init__(PipelineState.RUNNING, {})
+        self._loop, self._temporary_root = loop, temporary_root
+        self._error: BaseException | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="epochs", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+            self._state = PipelineState.STOPPED if self._stopping else PipelineState.DONE
+        except BaseException as error:
+            self._error = error
+            self._state = PipelineState.FAILED
+        finally:
+            if self._temporary_root is not None:
+                shutil.rmtree(self._temporary_root, ignore_errors=True)
+
+    @property
+    def state(self) -> str:
+        return str(self._state)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs committed since the start of the checkpoint."""
+        return self._loop.manifest.epoch + 1
+
+    @property
+    def published(self) -> dict[str, int]:
+        """Sums of what the publishers reported in this run."""
+        return dict(self._loop.published)
+
+    def request_stop(self) -> None:
+        """Finishes the epoch under way, publishes it, and ends the job. State stays in the checkpoint."""
+        self._stopping = True
+        self._loop.request_stop()
+
+    def cancel(self) -> str:
+        self.request_stop()
+        return self.state
+
+    def wait_until_finish(self, duration: int | None = None) -> str:
+        """Waits, at most `duration` milliseconds. Raises the job's error, if it failed."""
+        self._thread.join(None if duration is None else duration / 1000)
+        if self._error is not None:
+            raise self._error
+        return self.state
+
+    def metrics(self) -> Any:
+        self._refresh()
+        return super().metrics()
+
+    def monitoring_metrics(self) -> Any:
+        self._refresh()
+        return super().monitoring_metrics()
+
+    def _refresh(self) -> None:
+        self._monitoring_infos_by_stage = self._loop.monitoring_infos()
+        self._metrics = self._monitoring_metrics = None

@@ -1,0 +1,129 @@
+"""Timers of stateful DoFns: kept in key groups, fired in time order within the epoch in which they fall due."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.portability.api import beam_runner_api_pb2
+
+from spark_jobs.beam_runner.bundle import StageProcessor
+from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
+from spark_jobs.beam_runner.exchange import key_group
+from spark_jobs.beam_runner.state import TIMER, KeyGroup
+
+REAL_TIME = beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
+_TIMES = struct.Struct("<qqB")
+_LENGTHS = struct.Struct("<HHHHI")
+
+
+@dataclass(frozen=True)
+class TimerId:
+    """What makes a timer one timer: setting it again replaces it."""
+
+    transform: str
+    family: str
+    tag: str
+    window: bytes
+    key: bytes
+
+    def encode(self) -> bytes:
+        parts = (self.transform.encode(), self.family.encode(), self.tag.encode(), self.window, self.key)
+        return _LENGTHS.pack(*map(len, parts)) + b"".join(parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> TimerId:
+        at = _LENGTHS.size
+        parts = []
+        for length in _LENGTHS.unpack_from(data):
+            parts.append(data[at : at + length])
+            at += length
+        return cls(parts[0].decode(), parts[1].decode(), parts[2].decode(), parts[3], parts[4])
+
+
+def timer_times(value: bytes) -> tuple[int, int, int]:
+    """(fire, hold, time domain) of a stored timer."""
+    fire, hold, domain = _TIMES.unpack_from(value)
+    return fire, hold, domain
+
+
+def next_times(group: KeyGroup) -> tuple[int, int, int]:
+    """(least hold, next event-time timer, next processing-time timer) of a key group."""
+    hold, event, real = MAX_US, NEVER_US, NEVER_US
+    for value in group.entries[TIMER].values():
+        fire, held, domain = timer_times(value)
+        hold = min(hold, held)
+        if domain == REAL_TIME:
+            real = min(real, fire)
+        else:
+            event = min(event, fire)
+    return hold, event, real
+
+
+class TimerService:
+    """Moves timers that DoFns set into key groups, and due timers back into the DoFns, in one bundle."""
+
+    def __init__(
+        self, processor: StageProcessor, groups: dict[int, KeyGroup], key_impl: Any, key_groups: int
+    ) -> None:
+        self._processor, self._groups, self._key_impl, self._key_groups = processor, groups, key_impl, key_groups
+        self._order = itertools.count()
+
+    def take_new(self) -> Iterator[tuple[int, bytes]]:
+        """Stores what was set or cleared since the last call; yields (group, timer id) of each timer that was set."""
+        beam = self._processor.processor
+        for (transform, family), info in beam.timers_info.items():
+            data = info.output_stream.get()
+            if not data:
+                continue
+            info.output_stream._clear()
+            coder = info.timer_coder_impl
+            domain = self._processor.timer_domains[transform, family]
+            for timer in coder.decode_all(data):
+                key = self._key_impl.encode_nested(timer.user_key)
+                number = key_group(key, self._key_groups)
+                window = coder._windows_coder_impl.encode_nested(timer.windows)
+                timer_id = TimerId(transform, family, timer.dynamic_timer_tag, window, key).encode()
+                if timer.clear_bit:
+                    self._groups[number].drop(TIMER, timer_id)
+                else:
+                    times = _TIMES.pack(timer.fire_timestamp.micros, timer.hold_timestamp.micros, domain)
+                    self._groups[number].put(TIMER, timer_id, times + coder.encode_nested(timer))
+                    yield number, timer_id
+
+    def fire_due(self, watermark_us: int, old_watermark_us: int, now_us: int) -> None:
+        """Fires all due timers, those that firings set included. Processing-time timers go first: at the old watermark."""
+        heap: list[tuple[int, int, int, bytes, bytes]] = []
+
+        def push(number: int, timer_id: bytes) -> None:
+            value = self._groups[number].entries[TIMER].get(timer_id)
+            if value is None:
+                return
+            fire, _, domain = timer_times(value)
+            if fire <= (now_us if domain == REAL_TIME else watermark_us):
+                at = old_watermark_us if domain == REAL_TIME else fire
+                heapq.heappush(heap, (at, next(self._order), number, timer_id, value))
+
+        for _ in self.take_new():
+            pass
+        for number, group in sorted(self._groups.items()):
+            for timer_id in group.entries[TIMER]:
+                push(number, timer_id)
+        while heap:
+            _, _, number, timer_id, value = heapq.heappop(heap)
+            group = self._groups[number]
+            if group.entries[TIMER].get(timer_id) is not value:
+                continue  # cleared or set anew by an earlier firing
+            group.drop(TIMER, timer_id)
+            named = TimerId.decode(timer_id)
+            beam = self._processor.processor
+            info = beam.timers_info[named.transform, named.family]
+            beam.ops[named.transform].process_timer(
+                named.family, info.timer_coder_impl.decode_nested(value[_TIMES.size :])
+            )
+            for set_number, set_id in self.take_new():
+                push(set_number, set_id)

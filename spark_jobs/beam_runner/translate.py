@@ -1,0 +1,292 @@
+"""Portable pipeline proto -> Plan: Beam's optimiser phases, then levels, inputs and outputs per stage."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import uuid
+from collections import defaultdict
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
+
+from common.publish import PUBLISH_URN
+from spark_jobs.beam_runner import phases
+from spark_jobs.beam_runner.beam_internals import (
+    Stage,
+    TransformContext,
+    bundle_processor,
+    common_urns,
+    proto_utils,
+    translations,
+)
+from spark_jobs.beam_runner.errors import UnsupportedPipeline
+from spark_jobs.beam_runner.operations import INPUT_URN, OUTPUT_URN, InputSpec, OutputSpec, Target
+from spark_jobs.beam_runner.plan import (
+    FORWARD,
+    GROUP,
+    IMPULSE,
+    KEYED,
+    PUBLISH,
+    SHUFFLE,
+    SIDE,
+    InputPlan,
+    Plan,
+    SidePlan,
+    StagePlan,
+)
+
+_READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
+_RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
+
+
+def make_plan(proto: Any, options: PipelineOptions, *, streaming: bool, is_drain: bool = False) -> Plan:
+    """Raises UnsupportedPipeline, with every gap by name, before anything runs."""
+    _refuse_unsupported(proto, streaming)
+    publishers = {
+        t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
+    }
+    context, stages = optimise(proto, is_drain)
+    return _Translation(context, stages, options, publishers).plan()
+
+
+def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list[Stage]]:
+    """Beam's phases in the order of its in-memory runner, with ours in between."""
+    t = translations
+    context, stages = t.create_and_optimize_stages(
+        copy.deepcopy(proto),
+        phases=[
+            t.annotate_downstream_side_inputs,
+            t.annotate_stateful_dofns_as_roots,
+            t.fix_side_input_pcoll_coders,
+            t.pack_combiners,
+            phases.lift_combiners_that_keep_timestamps,
+            t.expand_sdf,
+            phases.expand_reshuffle,
+            phases.expand_publish,
+            t.expand_gbk,
+            t.sink_flattens,
+            t.greedily_fuse,
+            t.read_to_impulse,
+            t.impulse_to_input,
+            t.sort_stages,
+            t.add_impulse_to_dangling_transforms,
+            t.setup_timer_mapping,
+            t.populate_data_channel_coders,
+        ],
+        known_runner_urns=frozenset(
+            [
+                common_urns.primitives.FLATTEN.urn,
+                common_urns.primitives.GROUP_BY_KEY.urn,
+                phases.RESHUFFLE_URN,
+                PUBLISH_URN,
+            ]
+        ),
+        use_state_iterables=False,
+        is_drain=is_drain,
+    )
+    return context, stages
+
+
+def _refuse_unsupported(proto: Any, streaming: bool) -> None:
+    gaps = []
+    components = proto.components
+    for transform in components.transforms.values():
+        if transform.spec.urn == common_urns.primitives.TEST_STREAM.urn:
+            gaps.append(f"{transform.unique_name}: TestStream is not supported yet")
+        if transform.spec.urn not in translations.PAR_DO_URNS:
+            continue
+        payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
+        if streaming and payload.requests_finalization:
+            gaps.append(f"{transform.unique_name}: bundle finalisation is not supported in streaming yet")
+        for tag in payload.side_inputs if streaming else ():
+            source = components.pcollections[transform.inputs[tag]]
+            if source.is_bounded == beam_runner_api_pb2.IsBounded.UNBOUNDED:
+                gaps.append(f"{transform.unique_name}: a side input of an unbounded collection is not supported yet")
+    if gaps:
+        raise UnsupportedPipeline(gaps)
+
+
+class _Translation:
+    """One pass over the optimised stages. Kept as a class because each stage looks at what the others read and write."""
+
+    def __init__(
+        self, context: TransformContext, stages: list[Stage], options: PipelineOptions, publishers: dict[str, bytes]
+    ) -> None:
+        self.context, self.components, self.stages = context, context.components, stages
+        self.options, self.publishers = options, publishers
+        self.ids: dict[int, str] = {}
+        for index, stage in enumerate(stages):
+            name = self._stage_name(stage)
+            self.ids[index] = name if name not in self.ids.values() else f"{name}#{index}"
+        self.writers: dict[bytes, list[int]] = defaultdict(list)
+        self.readers: dict[bytes, list[tuple[int, int, str]]] = defaultdict(list)  # buffer -> (stage, input, kind)
+        self.side_readers: set[bytes] = set()
+        self.producer_label: dict[str, str] = {}
+        for index, stage in enumerate(stages):
+            inputs = 0
+            for transform in stage.transforms:
+                for tag, pcoll in transform.outputs.items():
+                    self.producer_label[pcoll] = f"{transform.unique_name}.{tag}"
+                if transform.spec.urn == _WRITE:
+                    self.writers[transform.spec.payload].append(index)
+                elif transform.spec.urn == _READ:
+                    self.readers[transform.spec.payload].append((index, inputs, self._input_kind(stage, transform)))
+                    inputs += 1
+                for pcoll in translations.side_inputs(transform).values():
+                    self.side_readers.add(translations.create_buffer_id(pcoll))
+
+    def plan(self) -> Plan:
+        planned: list[StagePlan] = []
+        levels: dict[str, int] = {}
+        for index, stage in enumerate(self.stages):
+            plan = self._stage_plan(index, stage, levels)
+            levels[plan.id] = plan.level
+            planned.append(plan)
+        options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
+        return Plan(tuple(planned), self.components.SerializeToString(deterministic=True), options, self.publishers)
+
+    # ---- names and kinds
+    def _stage_name(self, stage: Stage) -> str:
+        """The label that the stage's state, residuals and metrics hang on: of its keyed step, else of its first step."""
+        for transform in stage.transforms:
+            if transform.spec.urn == _READ and transform.spec.payload != translations.IMPULSE_BUFFER:
+                kind, name = translations.split_buffer_id(transform.spec.payload)
+                if kind == "group":
+                    return str(self.components.transforms[name].unique_name)
+        for transform in stage.transforms:
+            if transform.spec.urn in translations.PAR_DO_URNS:
+                payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
+                if payload.state_specs or payload.timer_family_specs:
+                    return str(transform.unique_name)
+        steps = [t.unique_name for t in stage.transforms if t.spec.urn not in (_READ, _WRITE)]
+        return str(min(steps or [t.unique_name for t in stage.transforms]))
+
+    def _input_kind(self, stage: Stage, transform: Any) -> str:
+        if transform.spec.payload == translations.IMPULSE_BUFFER:
+            if stage.is_stateful():
+                raise UnsupportedPipeline([f"{self._stage_name(stage)}: state directly on an Impulse"])
+            return IMPULSE
+        kind, _ = translations.split_buffer_id(transform.spec.payload)
+        if kind == "group":
+            return GROUP
+        if stage.is_stateful():
+            return KEYED
+        return SHUFFLE if kind == phases.RESHUFFLE_BUFFER else FORWARD
+
+    # ---- one stage
+    def _stage_plan(self, index: int, stage: Stage, levels: dict[str, int]) -> StagePlan:
+        inputs: list[InputPlan] = []
+        sides: list[SidePlan] = []
+        transforms: dict[str, Any] = {}
+        state_format = ""
+        least_level = [0]
+        for transform in stage.transforms:
+            copied = beam_runner_api_pb2.PTransform()
+            copied.CopyFrom(transform)
+            if transform.spec.urn == _READ:
+                plan, spec = self._input(stage, transform)
+                inputs.append(plan)
+                least_level += [levels[p] + (plan.kind in _RAISES_LEVEL) for p in plan.producers]
+                copied.spec.urn, copied.spec.payload = INPUT_URN, pickle.dumps(spec)
+                if plan.kind in (GROUP, KEYED):
+                    state_format = self._state_format(spec)
+            elif transform.spec.urn == _WRITE:
+                copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(self._output(transform))
+            elif transform.spec.urn in translations.PAR_DO_URNS:
+                for side in self._sides(transform):
+                    sides.append(side)
+                    least_level += [levels[p] + 1 for p in side.producers]
+            transforms[transform.unique_name] = copied
+        components = self.components
+        descriptor = beam_fn_api_pb2.ProcessBundleDescriptor(
+            id=uuid.uuid5(uuid.NAMESPACE_OID, self.ids[index]).hex,
+            transforms=transforms,
+            pcollections=dict(components.pcollections.items()),
+            coders=dict(components.coders.items()),
+            windowing_strategies=dict(components.windowing_strategies.items()),
+            environments=dict(components.environments.items()),
+        )
+        return StagePlan(
+            id=self.ids[index],
+            level=max(least_level),
+            transforms=tuple(transforms),
+            inputs=tuple(inputs),
+            sides=tuple(sides),
+            descriptor=descriptor.SerializeToString(deterministic=True),
+            state_format=state_format,
+        )
+
+    def _input(self, stage: Stage, transform: Any) -> tuple[InputPlan, InputSpec]:
+        pcoll = translations.only_element(transform.outputs.values())
+        kind = self._input_kind(stage, transform)
+        producers = tuple(sorted({self.ids[w] for w in self.writers.get(transform.spec.payload, ())}))
+        windowing = self.components.pcollections[pcoll].windowing_strategy_id
+        grouped_coder = None
+        if kind == GROUP:
+            _, name = translations.split_buffer_id(transform.spec.payload)
+            source = translations.only_element(self.components.transforms[name].inputs.values())
+            grouped_coder = self.context.data_channel_coders[source]
+            windowing = self.components.pcollections[source].windowing_strategy_id
+        spec = InputSpec(kind, self.context.data_channel_coders[pcoll], windowing, grouped_coder)
+        return InputPlan(transform.unique_name, kind, producers), spec
+
+    def _output(self, transform: Any) -> OutputSpec:
+        pcoll = translations.only_element(transform.inputs.values())
+        buffer = transform.spec.payload
+        targets = [Target(kind, edge=(self.ids[stage], i)) for stage, i, kind in self.readers.get(buffer, ())]
+        if buffer in self.side_readers:
+            targets.append(Target(SIDE, label=self.producer_label.get(pcoll, pcoll)))
+        kind, name = translations.split_buffer_id(buffer)
+        if kind == phases.PUBLISH_BUFFER:
+            targets.append(Target(PUBLISH, label=name))
+        return OutputSpec(self.context.data_channel_coders[pcoll], tuple(targets))
+
+    def _sides(self, transform: Any) -> list[SidePlan]:
+        payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
+        plans = []
+        for tag, side in sorted(payload.side_inputs.items()):
+            pcoll = transform.inputs[tag]
+            writers = self.writers.get(translations.create_buffer_id(pcoll), [])
+            plans.append(
+                SidePlan(
+                    transform=transform.unique_name,
+                    tag=tag,
+                    label=self.producer_label.get(pcoll, pcoll),
+                    access_pattern=side.access_pattern.SerializeToString(deterministic=True),
+                    coder=self.context.safe_coders[self.context.data_channel_coders[pcoll]],
+                    producers=tuple(sorted({self.ids[w] for w in writers})),
+                )
+            )
+        return plans
+
+    # ---- what keyed state depends on
+    def _state_format(self, spec: InputSpec) -> str:
+        """Coder structure and windowing, without pickled payloads, which differ from run to run."""
+        windowing = self.components.windowing_strategies[spec.windowing]
+        window_fn = windowing.window_fn
+        standard = window_fn.urn.startswith("beam:window_fn:")
+        return " ".join(
+            [
+                self._coder_shape(spec.grouped_coder or spec.coder),
+                window_fn.urn,
+                window_fn.payload.hex() if standard else "",
+                str(windowing.allowed_lateness),
+                str(windowing.accumulation_mode),
+            ]
+        )
+
+    def _coder_shape(self, coder_id: str) -> str:
+        coder = self.components.coders[coder_id]
+        inner = ",".join(self._coder_shape(c) for c in coder.component_coder_ids)
+        return f"{coder.spec.urn}({inner})" if inner else str(coder.spec.urn)
+
+
+def _is_plain(value: object) -> bool:
+    """Options go to the workers; runner objects and open handles do not."""
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True

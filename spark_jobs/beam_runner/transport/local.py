@@ -1,0 +1,32 @@
+"""All tasks in this process, one after the other: for tests, and for looking at a pipeline without Spark."""
+
+from __future__ import annotations
+
+from spark_jobs.beam_runner.exchange import Parcel, open_parcels
+from spark_jobs.beam_runner.plan import Plan
+from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, run_level
+
+
+class LocalTransport:
+    """Same task code, state files and manifests as on Spark."""
+
+    def __init__(self, partitions: int = 2) -> None:
+        self.partitions = partitions
+        self._workers = [Worker() for _ in range(partitions)]
+
+    def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        reports: list[Report] = []
+        waiting = {p: [parcels[p]] for p in range(self.partitions)}
+        for level in range(first_level, plan.levels):
+            sent: dict[int, list[Parcel]] = {p: [] for p in range(self.partitions)}
+            for p in range(self.partitions):
+                out, report = run_level(self._workers[p], plan, order, level, p, open_parcels(waiting[p]))
+                reports.append(report)
+                for target, parcel in out.items():
+                    sent[target].append(parcel)
+            waiting = sent
+        return reports
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.pool.close()

@@ -1,0 +1,65 @@
+"""One Spark job an epoch: a level is a stage of the job, an exchange is a shuffle of one record per pair of tasks.
+
+RDDs rather than DataFrames: an empty job of 1/2/5 levels costs 180/388/764 ms against 394/522/969 ms, because there is
+no query to plan. Rows are bucketed by target in the Python task; Spark moves whole parcels and never sees an element.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from spark_jobs.beam_runner.exchange import Parcel
+from spark_jobs.beam_runner.plan import Plan
+from spark_jobs.beam_runner.task import EpochOrder, Report
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast, SparkContext
+
+Message = tuple[Parcel, list[Report]]
+
+
+class SparkTransport:
+    """`partitions` = tasks per level; 0 = as many as Spark has cores."""
+
+    def __init__(self, context: SparkContext, partitions: int = 0) -> None:
+        self._context = context
+        self.partitions = partitions or context.defaultParallelism
+        self._plan: tuple[str, Broadcast[Plan]] | None = None
+
+    def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        shared = self._broadcast(plan)
+        self._context.setJobDescription(f"epoch {order.epoch}")
+        start = [_pack((parcels[p], [])) for p in range(self.partitions)]
+        rdd: Any = self._context.parallelize(start, self.partitions)
+        for level in range(first_level, plan.levels):
+            if level > first_level:
+                rdd = rdd.partitionBy(self.partitions, int).values()
+            rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
+        return [report for packed in rdd.collect() for report in pickle.loads(packed)]
+
+    def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
+        if self._plan is None or self._plan[0] != plan.id:
+            self._plan = (plan.id, self._context.broadcast(plan))
+        return self._plan[1]
+
+    def close(self) -> None:
+        if self._plan is not None:
+            self._plan[1].unpersist()
+
+
+def _level_task(
+    plan: Broadcast[Plan], order: EpochOrder, level: int, *, last: bool
+) -> Callable[[int, Iterable[bytes]], Iterator[Any]]:
+    def run_task(part: int, packed: Iterable[bytes]) -> Iterator[Any]:
+        # Imported in the worker: cloudpickle would copy a module global that a nested function uses.
+        from spark_jobs.beam_runner.transport import spark_worker
+
+        return spark_worker.run_task(plan.value, order, level, part, packed, last=last)
+
+    return run_task
+
+
+def _pack(message: Message) -> bytes:
+    return pickle.dumps(message, protocol=5)
