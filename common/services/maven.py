@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 DOWNLOAD_THREADS = 8
 DOWNLOAD_ATTEMPTS = 3
 SOCKET_TIMEOUT_S = 60
+LOCK_ENTRY = re.compile(
+    r"(?P<group>[^:\s]+):(?P<name>[^:\s]+):(?P<version>[^:\s]+)(:(?P<classifier>[^:\s]*)(:(?P<extension>[^:\s]+))?)?"
+    r"(\s+sha256=(?P<sha256>[0-9a-f]{64}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -78,20 +83,18 @@ def parse_lock(text: str, *, origin: str, pinned: bool = True) -> list[Artifact]
     """
     artifacts = []
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        if not words:
+        entry = line.partition("#")[0].strip()
+        if not entry:
             continue
-        parts = words[0].split(":")
-        digest = words[1].removeprefix("sha256=") if len(words) == 2 else ""
-        digest_is_valid = len(digest) == 64 and set(digest) <= set("0123456789abcdef")
-        if not 3 <= len(parts) <= 5 or not all(parts[:3]) or len(words) > 2 or (digest or pinned) and not digest_is_valid:
+        match = LOCK_ENTRY.fullmatch(entry)
+        if match is None or (pinned and not match["sha256"]):
             raise PipelineError(
                 f"{origin}:{number}: expected 'group:artifact:version[:classifier[:extension]] sha256=<64 hex digits>'",
                 code="bad_lock",
                 hint=f"python -m common.services.maven {origin}",
             )
-        classifier, extension = (*parts[3:], "", "")[:2]
-        artifacts.append(Artifact(*parts[:3], classifier, extension or "jar", digest))
+        given = {name: value for name, value in match.groupdict().items() if value}
+        artifacts.append(Artifact(**given))
     return artifacts
 
 
@@ -178,7 +181,7 @@ def _maven_context(staging: Path) -> MavenContext:
 def pin(lock: Path, cache: Path) -> None:
     """Rewrite the digests of `lock` from what the repositories give now; comments and order stay."""
     artifacts = parse_lock(lock.read_text(), origin=str(lock), pinned=False)
-    fresh = [Artifact(a.group, a.name, a.version, a.classifier, a.extension) for a in artifacts]
+    fresh = [replace(artifact, sha256="") for artifact in artifacts]
     _download(fresh, cache / "maven")
     pinned = {a.coordinates: f"{a.coordinates} sha256={sha256_of(cache / 'maven' / a.path)}" for a in fresh}
     lines = [pinned.get(line.partition(" ")[0], line) for line in lock.read_text().splitlines()]

@@ -92,7 +92,10 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
 def _refuse_unsupported(proto: Any, streaming: bool) -> None:
     gaps = []
     components = proto.components
-    for transform in components.transforms.values():
+    replaced = _inside_publish(components)
+    for transform_id, transform in components.transforms.items():
+        if transform_id in replaced:
+            continue
         if transform.spec.urn == common_urns.primitives.TEST_STREAM.urn:
             gaps.append(f"{transform.unique_name}: TestStream is not supported yet")
         if transform.spec.urn not in translations.PAR_DO_URNS:
@@ -106,6 +109,17 @@ def _refuse_unsupported(proto: Any, streaming: bool) -> None:
                 gaps.append(f"{transform.unique_name}: a side input of an unbounded collection is not supported yet")
     if gaps:
         raise UnsupportedPipeline(gaps)
+
+
+def _inside_publish(components: Any) -> set[str]:
+    """Transforms of Publish's default expansion, which the runner replaces."""
+    inside: set[str] = set()
+    left = [c for t in components.transforms.values() if t.spec.urn == PUBLISH_URN for c in t.subtransforms]
+    while left:
+        transform_id = left.pop()
+        inside.add(transform_id)
+        left += components.transforms[transform_id].subtransforms
+    return inside
 
 
 class _Translation:

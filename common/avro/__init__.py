@@ -1,0 +1,1 @@
+"""Avro, columnar: schemas to Arrow types, message bodies to record batches and back, Confluent framing."""

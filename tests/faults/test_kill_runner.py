@@ -1,0 +1,69 @@
+"""SIGKILL of a streaming job's whole process group, at points spread over its epochs: the results stay exact."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import counting_job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(root: Path, per_source: int, slice_size: int, transport: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.faults.counting_job", str(root), str(per_source), str(slice_size)]
+    command.append(f"--transport={transport}")
+    with open(root / "log", "ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+
+def kill_after_epoch(job: subprocess.Popen[bytes], root: Path, epoch: int, delay_s: float) -> None:
+    """SIGKILL to driver, JVM and Python workers, `delay_s` after the epoch's manifest appeared."""
+    deadline = time.monotonic() + 90
+    while not (root / f"checkpoint/epochs/{epoch:09d}.json").exists():
+        assert job.poll() is None, (root / "log").read_text()[-2000:]
+        assert time.monotonic() < deadline, f"epoch {epoch} was not committed in time"
+        time.sleep(0.002)
+    time.sleep(delay_s)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+
+
+def assert_exact(root: Path, per_source: int) -> None:
+    values = counting_job.expected_values(per_source)
+    sums = counting_job.published(root / "out/sums")
+    seen: dict[int, list[int]] = {}
+    last: dict[int, int] = {}
+    for key, value, total in sums:
+        seen.setdefault(key, []).append(value)
+        last[key] = max(total, last.get(key, 0))
+    assert {k: sorted(v) for k, v in seen.items()} == {k: sorted(v) for k, v in values.items()}
+    assert last == {k: sum(v) for k, v in values.items()}
+
+    windows = counting_job.published(root / "out/windows")
+    assert len(windows) == len({(key, start) for key, start, _ in windows}), "a window fired twice"
+    assert {(key, start): total for key, start, total in windows} == counting_job.expected_windows(per_source)
+
+    quiet = counting_job.published(root / "out/quiet")
+    assert sorted({key for key, _ in quiet}) == sorted(values)
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("transport", "per_source", "slice_size"), [("local", 9000, 150), ("spark", 9000, 600)], ids=["local", "spark"]
+)
+def test_three_kills_leave_exact_results(tmp_path: Path, transport: str, per_source: int, slice_size: int) -> None:
+    epochs = per_source // slice_size
+    for round_number, delay_s in enumerate((0.0, 0.03, 0.11), start=1):
+        job = start(tmp_path, per_source, slice_size, transport)
+        kill_after_epoch(job, tmp_path, round_number * epochs // 5, delay_s)
+    final = start(tmp_path, per_source, slice_size, transport)
+    assert final.wait(120) == 0, (tmp_path / "log").read_text()[-2000:]
+    assert_exact(tmp_path, per_source)
