@@ -37,7 +37,7 @@ def spark_session(
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": "4",
         "spark.python.daemon.module": "spark_jobs.beam_runner.daemon",
-        "spark.shuffle.compress": "false",  # rows are small or already compressed; on loopback LZ4 costs more than it saves
+        "spark.shuffle.compress": "false",  # parcels hold Arrow buffers: on one machine LZ4 costs more than it saves
         "spark.log.level": "ERROR",
         **(conf or {}),
     }

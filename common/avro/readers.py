@@ -6,7 +6,6 @@ right type (the row is dropped at the end). `skip(cursor)` steps over the value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -277,20 +276,6 @@ class UnionReader:
         return branch
 
 
-@dataclass(frozen=True)
-class OptionalReader:
-    """A writer's plain value or union whose every value the reader's nullable column takes as it is."""
-
-    inner: Reader
-    type: pa.DataType
-
-    def read(self, cursor: Cursor) -> pa.Array:
-        return self.inner.read(cursor)
-
-    def skip(self, cursor: Cursor) -> None:
-        self.inner.skip(cursor)
-
-
 def _index(cursor: Cursor, count: int, fault: str) -> npt.NDArray[np.int64]:
     """A varint in [0, count); 0 where it fails."""
     index = cursor.varint()
@@ -299,8 +284,3 @@ def _index(cursor: Cursor, count: int, fault: str) -> npt.NDArray[np.int64]:
         cursor.fail(bad, fault)
         index = np.where(bad, 0, index)
     return index
-
-
-def concat(parts: Sequence[pa.Array], type_: pa.DataType) -> pa.Array:
-    """Concatenates; of nothing, an empty array of the type."""
-    return pa.concat_arrays(parts) if parts else pa.array([], type_)

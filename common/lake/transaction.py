@@ -79,6 +79,7 @@ def commit(
                     custom_metadata={"job": epoch.job, "epoch": str(epoch.number)},
                 ),
             )
+            table.update_incremental()
             return table.version()
         except CommitFailedError:
             # Somebody committed since we looked: perhaps our own epoch, so look again. Jitter parts the racers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import psutil
 # out a pid again this soon.
 CLOCK_TOLERANCE_S = 2.0
 KILL_GRACE_S = 5.0
+POLL_S = 0.02
 # A service needs no more than this, and must not see the secrets or the JAVA_TOOL_OPTIONS of the command's environment.
 INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 
@@ -48,11 +50,20 @@ class ProcessId:
     def stop(self, grace_s: float) -> None:
         """End the process and its group: SIGTERM, then SIGKILL after `grace_s`. Does nothing if it has ended."""
         for signal_number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
-            if not (process := self.find()):
-                return
-            with suppress(ProcessLookupError, psutil.Error):  # it ended meanwhile, or its patience did
-                os.killpg(self.pid, signal_number)
-                process.wait(patience_s)
+            if self.is_running:
+                with suppress(ProcessLookupError):  # it ended this instant
+                    os.killpg(self.pid, signal_number)
+                self._wait(patience_s)
+
+    def _wait(self, patience_s: float) -> None:
+        """Return when the process has ended or after `patience_s`.
+
+        Not `psutil.Process.wait`: it waits for a zombie to be collected, which an orphan's new parent may never do
+        (seen in containers).
+        """
+        deadline_s = time.monotonic() + patience_s
+        while self.is_running and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
 
 
 def spawn(argv: Sequence[str], *, cwd: Path, log: Path) -> tuple[ProcessId, subprocess.Popen[bytes]]:

@@ -14,7 +14,7 @@ import os
 import uuid
 from pathlib import Path
 
-from spark_jobs.beam_runner.errors import CheckpointError, Fenced
+from spark_jobs.beam_runner.errors import CheckpointError, FencedError
 
 EPOCHS, STATE, SIDE = "epochs", "state", "side"
 
@@ -41,14 +41,14 @@ class Checkpoint:
         return self._manifest_path(epoch).read_bytes()
 
     def commit_manifest(self, epoch: int, data: bytes) -> None:
-        """The commit point. Raises Fenced if the epoch was committed by somebody else."""
+        """The commit point. Raises FencedError if the epoch was committed by somebody else."""
         final = self._manifest_path(epoch)
         draft = final.with_name(f"{final.name}.{uuid.uuid4().hex}.tmp")
         _write_synced(draft, data)
         try:
             os.link(draft, final)
         except FileExistsError:
-            raise Fenced(
+            raise FencedError(
                 f"Epoch {epoch} of {self.root} was committed by another driver; this one stops.",
                 hint="Only one job may run on a checkpoint.",
             ) from None

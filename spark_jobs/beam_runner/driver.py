@@ -97,15 +97,18 @@ class EpochLoop:
         last = self._checkpoint.last_epoch()
         if last is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
-        manifest = Manifest.from_json(self._checkpoint.read_manifest(last), f"manifest {last} of {self._checkpoint.root}")
+        manifest = Manifest.from_json(
+            self._checkpoint.read_manifest(last), f"manifest {last} of {self._checkpoint.root}"
+        )
         formats = {stage.id: stage.state_format for stage in self._plan.stages}
         changed = [s for s, f in manifest.fingerprint.items() if manifest.groups.get(s) and formats.get(s) != f]
-        lost = [r.transform for r in manifest.residuals if self._plan.stage_of_transform(r.transform) is None]
+        known = {transform for stage in self._plan.stages for transform in stage.transforms}
+        lost = [r.transform for r in manifest.residuals if r.transform not in known]
         if changed or lost:
             steps = ", ".join(sorted({*changed, *lost}))
             raise CheckpointError(
-                f"{self._checkpoint.root} holds state that this pipeline cannot read: {steps}. The step is gone, or its "
-                "coder or windowing changed.",
+                f"{self._checkpoint.root} holds state that this pipeline cannot read: {steps}. "
+                "The step is gone, or its coder or windowing changed.",
                 hint="Run the old pipeline, or start the new one on a new checkpoint.",
             )
         return manifest
@@ -159,8 +162,7 @@ class EpochLoop:
         last = self.manifest
         waiting: dict[str, int] = {}
         for residual in rest:
-            stage = self._plan.stage_of_transform(residual.transform)
-            assert stage is not None  # _resume checked it
+            stage = self._plan.stage_with(residual.transform)
             waiting[stage.id] = min(residual.watermark_us, waiting.get(stage.id, MAX_US))
         return EpochOrder(
             epoch=last.epoch + 1,
@@ -186,12 +188,11 @@ class EpochLoop:
             for stage in self._plan.stages:
                 for index, plan in enumerate(stage.inputs):
                     if plan.kind == IMPULSE:
-                        rows[0][stage.id, index].append((0, None, b""))
+                        rows[0][stage.id, index].append((0, b"", b""))
         for residual in due:
-            stage = self._plan.stage_of_transform(residual.transform)
-            assert stage is not None
+            stage = self._plan.stage_with(residual.transform)
             busy.add(stage.level)
-            rows[residual.part % partitions][stage.id, 0].append((residual.part, None, residual.element))
+            rows[residual.part % partitions][stage.id, 0].append((residual.part, b"", residual.element))
         for stage_id, metas in self.manifest.groups.items():
             if any(m.next_real_us <= order.now_us for m in metas.values()):
                 busy.add(levels[stage_id])

@@ -11,7 +11,7 @@ class RunnerError(Exception):
         self.hint = hint
 
 
-class UnsupportedPipeline(RunnerError):
+class UnsupportedPipelineError(RunnerError):
     """The pipeline asks for something the runner does not have; raised before anything starts, all gaps at once."""
 
     def __init__(self, gaps: list[str]) -> None:
@@ -19,7 +19,7 @@ class UnsupportedPipeline(RunnerError):
         self.gaps = gaps
 
 
-class Fenced(RunnerError):
+class FencedError(RunnerError):
     """Another driver committed the epoch that this one was about to commit."""
 
 

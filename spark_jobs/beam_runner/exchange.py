@@ -1,6 +1,6 @@
 """How elements travel between stages: edges, lanes and the outbox of a task.
 
-A *row* is (key group, key, value): encoded key and encoded windowed value for keyed edges, (lane, None, chunk of
+A *row* is (key group, key, value): encoded key and encoded windowed value for keyed edges, (lane, b"", chunk of
 encoded windowed values) for the others. Rows of one edge to one partition leave a task as one block, and a task reads
 blocks in the order of the partitions that wrote them, so a replay sees the same order.
 """
@@ -11,7 +11,7 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-Row = tuple[int, bytes | None, bytes]
+Row = tuple[int, bytes, bytes]
 EdgeId = tuple[str, int]  # (consumer stage, index of its input)
 
 
@@ -66,5 +66,3 @@ def open_parcels(parcels: list[Parcel]) -> Inbox:
         for label, chunks in parcel.sides.items():
             sides[label] += chunks
     return Inbox(dict(rows), watermarks, dict(sides))
-
-

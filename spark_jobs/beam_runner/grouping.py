@@ -152,7 +152,9 @@ class PaneDriver:
             except ValueError:
                 continue  # the window was merged away or collected since the timer was set
 
-    def _fire_real_time(self, state: Any, window_id: Any, at: Timestamp, watermark: Timestamp) -> Iterator[WindowedValue]:
+    def _fire_real_time(
+        self, state: Any, window_id: Any, at: Timestamp, watermark: Timestamp
+    ) -> Iterator[WindowedValue]:
         driver = self._driver
         merged = trigger.MergeableStateAdapter(state)
         window = merged.get_window(window_id)

@@ -46,7 +46,6 @@ def run_grouping(
     operation = processor.inputs[0]
     arrived: dict[int, dict[bytes, list[bytes]]] = defaultdict(lambda: defaultdict(list))
     for number, key, data in rows:
-        assert key is not None
         arrived[number][key].append(data)
 
     def feed() -> None:
@@ -106,7 +105,6 @@ def run_stateful(
     def feed() -> None:
         by_key: dict[bytes, list[bytes]] = defaultdict(list)
         for _, key, data in rows:
-            assert key is not None
             by_key[key].append(data)
         for chunks in by_key.values():
             for chunk in chunks:

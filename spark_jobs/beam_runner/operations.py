@@ -12,7 +12,7 @@ from apache_beam.coders.coders import WindowedValueCoder
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
-from spark_jobs.beam_runner.exchange import EdgeId, key_group
+from spark_jobs.beam_runner.exchange import EdgeId, Row, key_group
 from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
 
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
@@ -45,8 +45,14 @@ class OutputSpec:
     coder: str
     targets: tuple[Target, ...]
 
+    def edges(self, kind: str) -> list[EdgeId]:
+        return [t.edge for t in self.targets if t.kind == kind and t.edge is not None]
 
-class InputOperation(beam_parts.DataInputOperation):  # type: ignore[misc]
+    def labels(self, kind: str) -> list[str]:
+        return [t.label for t in self.targets if t.kind == kind and t.label is not None]
+
+
+class InputOperation(beam_parts.DataInputOperation):
     """Decodes rows and pushes them into the stage."""
 
     def configure(self, spec: InputSpec, factory: Any) -> None:
@@ -75,22 +81,19 @@ class InputOperation(beam_parts.DataInputOperation):  # type: ignore[misc]
             self.output(value)
 
 
-class OutputOperation(beam_parts.DataOutputOperation):  # type: ignore[misc]
+class OutputOperation(beam_parts.DataOutputOperation):
     """Encodes what the stage emits into rows, chunks or descriptors, by target."""
 
-    send: Callable[[EdgeId, int, tuple[int, bytes | None, bytes]], None]
+    send: Callable[[EdgeId, int, Row], None]
     side: Callable[[str, bytes], None]
     stage_item: Callable[[str, bytes], None]
     part = 0
     key_groups = 1
 
-    def configure(self, spec: OutputSpec, factory: Any) -> None:
-        self.grouped = [t.edge for t in spec.targets if t.kind == GROUP]
-        self.keyed = [t.edge for t in spec.targets if t.kind == KEYED]
-        self.lanes = [t.edge for t in spec.targets if t.kind == FORWARD]
-        self.shuffled = [t.edge for t in spec.targets if t.kind == SHUFFLE]
-        self.side_labels = [t.label for t in spec.targets if t.kind == SIDE]
-        self.publish_labels = [t.label for t in spec.targets if t.kind == PUBLISH]
+    def configure(self, spec: OutputSpec, factory: Any) -> None:  # noqa: ARG002
+        self.grouped, self.keyed = spec.edges(GROUP), spec.edges(KEYED)
+        self.lanes, self.shuffled = spec.edges(FORWARD), spec.edges(SHUFFLE)
+        self.side_labels, self.publish_labels = spec.labels(SIDE), spec.labels(PUBLISH)
         self.chunked = bool(self.lanes or self.shuffled or self.side_labels)
         if self.grouped or self.keyed:
             pair = self.windowed_coder.wrapped_value_coder
@@ -108,7 +111,7 @@ class OutputOperation(beam_parts.DataOutputOperation):  # type: ignore[misc]
             self._send_keyed(value)
         if self.chunked:
             self.windowed_coder_impl.encode_to_stream(value, self.chunk, True)
-            # A shuffle is there to spread work: each element may be hours of it (a restriction), so none waits in a chunk.
+            # A shuffle spreads work, and an element may be hours of it (a restriction): none waits in a chunk.
             if self.shuffled or self.chunk.size() >= CHUNK_BYTES:
                 self._flush()
         for label in self.publish_labels:
@@ -135,9 +138,9 @@ class OutputOperation(beam_parts.DataOutputOperation):  # type: ignore[misc]
         data = self.chunk.get()
         self.chunk = coder_impl.create_OutputStream()
         for edge in self.lanes:
-            self.send(edge, self.part, (self.part, None, data))
+            self.send(edge, self.part, (self.part, b"", data))
         for edge in self.shuffled:
-            self.send(edge, self.next_lane, (self.next_lane, None, data))
+            self.send(edge, self.next_lane, (self.next_lane, b"", data))
         self.next_lane += 1
         for label in self.side_labels:
             self.side(label, data)

@@ -22,9 +22,7 @@ class SparkRunnerOptions(PipelineOptions):
             help="Folder of the stream's manifests and state. A restart with the same folder goes on from the last "
             "committed epoch. Without it a temporary folder is used and deleted at the end.",
         )
-        parser.add_argument(
-            "--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores."
-        )
+        parser.add_argument("--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores.")
         parser.add_argument(
             "--key_groups", type=int, default=64, help="Units of keyed state; fixed at the first start of a checkpoint."
         )

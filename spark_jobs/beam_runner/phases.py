@@ -18,7 +18,9 @@ def _io_stage(name: str, urn: str, payload: bytes, follows: Iterable[Stage], lik
     transform = beam_runner_api_pb2.PTransform(
         unique_name=name, spec=beam_runner_api_pb2.FunctionSpec(urn=urn, payload=payload), **pcolls
     )
-    return Stage(name, [transform], like.downstream_side_inputs, translations.union(like.must_follow, frozenset(follows)))
+    return Stage(
+        name, [transform], like.downstream_side_inputs, translations.union(like.must_follow, frozenset(follows))
+    )
 
 
 def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
@@ -46,7 +48,7 @@ def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iter
         )
 
 
-def expand_publish(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+def expand_publish(stages: Iterable[Stage], _context: TransformContext) -> Iterator[Stage]:
     """The Publish composite -> a write whose elements go to the epoch's manifest instead of its default expansion."""
     for stage in stages:
         transform = stage.transforms[0]

@@ -89,16 +89,14 @@ class Plan:
             digest.update(stage.descriptor)
         return digest.hexdigest()[:16]
 
-    def stage_of_transform(self, transform: str) -> StagePlan | None:
-        return next((s for s in self.stages if transform in s.transforms), None)
+    def stage_with(self, transform: str) -> StagePlan:
+        return next(s for s in self.stages if transform in s.transforms)
 
     def explain(self) -> str:
         """The plan as text: one line a stage, indented by level."""
         lines = []
         for stage in self.stages:
-            inputs = ", ".join(
-                f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs
-            )
+            inputs = ", ".join(f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs)
             sides = "".join(f"  side {s.label}" for s in stage.sides)
             lines.append(f"{'  ' * stage.level}level {stage.level}  {stage.id}  ({inputs}){sides}")
         return "\n".join(lines)

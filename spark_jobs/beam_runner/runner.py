@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-class SparkRunner(PipelineRunner):  # type: ignore[misc]
+class SparkRunner(PipelineRunner):
     """Runs a pipeline as one epoch (batch) or as epochs without end (`--streaming`).
 
     In streaming, `run` returns at once and the job goes on in a thread: `result.wait_until_finish()` waits for it.
@@ -74,7 +74,7 @@ class SparkRunner(PipelineRunner):  # type: ignore[misc]
         return SparkTransport(self._spark.sparkContext, flags.tasks)
 
 
-class SparkRunnerResult(FnApiRunnerResult):  # type: ignore[misc]
+class SparkRunnerResult(FnApiRunnerResult):
     """A running or finished job. Metrics count each element once, also across crashes and restarts."""
 
     def __init__(self, loop: EpochLoop, temporary_root: str | None) -> None:

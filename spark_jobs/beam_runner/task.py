@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from apache_beam.options.value_provider import RuntimeValueProvider
 from apache_beam.portability.api import beam_runner_api_pb2
@@ -97,9 +96,7 @@ def run_level(
 
 
 class _LevelRun:
-    def __init__(
-        self, worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, inbox: Inbox
-    ) -> None:
+    def __init__(self, worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, inbox: Inbox) -> None:
         self.worker, self.plan, self.order, self.level, self.part = worker, plan, order, level, part
         self.level_of = {stage.id: stage.level for stage in plan.stages}
         self.here: dict[EdgeId, list[Row]] = defaultdict(list)
@@ -236,4 +233,3 @@ class _LevelRun:
     def _least_output(self, stage: StagePlan) -> int:
         """Without an estimator a source promises nothing: its watermark stays where it was."""
         return self.order.output_us.get(stage.id, MIN_US)
-

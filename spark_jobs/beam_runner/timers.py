@@ -67,9 +67,7 @@ def next_times(group: KeyGroup) -> tuple[int, int, int]:
 class TimerService:
     """Moves timers that DoFns set into key groups, and due timers back into the DoFns, in one bundle."""
 
-    def __init__(
-        self, processor: StageProcessor, groups: dict[int, KeyGroup], key_impl: Any, key_groups: int
-    ) -> None:
+    def __init__(self, processor: StageProcessor, groups: dict[int, KeyGroup], key_impl: Any, key_groups: int) -> None:
         self._processor, self._groups, self._key_impl, self._key_groups = processor, groups, key_impl, key_groups
         self._order = itertools.count()
 
@@ -96,7 +94,7 @@ class TimerService:
                     yield number, timer_id
 
     def fire_due(self, watermark_us: int, old_watermark_us: int, now_us: int) -> None:
-        """Fires all due timers, those that firings set included. Processing-time timers go first: at the old watermark."""
+        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark."""
         heap: list[tuple[int, int, int, bytes, bytes]] = []
 
         def push(number: int, timer_id: bytes) -> None:

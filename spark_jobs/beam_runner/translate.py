@@ -21,7 +21,7 @@ from spark_jobs.beam_runner.beam_internals import (
     proto_utils,
     translations,
 )
-from spark_jobs.beam_runner.errors import UnsupportedPipeline
+from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.operations import INPUT_URN, OUTPUT_URN, InputSpec, OutputSpec, Target
 from spark_jobs.beam_runner.plan import (
     FORWARD,
@@ -42,7 +42,7 @@ _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
 
 
 def make_plan(proto: Any, options: PipelineOptions, *, streaming: bool, is_drain: bool = False) -> Plan:
-    """Raises UnsupportedPipeline, with every gap by name, before anything runs."""
+    """Raises UnsupportedPipelineError, with every gap by name, before anything runs."""
     _refuse_unsupported(proto, streaming)
     publishers = {
         t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
@@ -108,7 +108,7 @@ def _refuse_unsupported(proto: Any, streaming: bool) -> None:
             if source.is_bounded == beam_runner_api_pb2.IsBounded.UNBOUNDED:
                 gaps.append(f"{transform.unique_name}: a side input of an unbounded collection is not supported yet")
     if gaps:
-        raise UnsupportedPipeline(gaps)
+        raise UnsupportedPipelineError(gaps)
 
 
 def _inside_publish(components: Any) -> set[str]:
@@ -123,7 +123,7 @@ def _inside_publish(components: Any) -> set[str]:
 
 
 class _Translation:
-    """One pass over the optimised stages. Kept as a class because each stage looks at what the others read and write."""
+    """One pass over the optimised stages; a class because each stage looks at what the others read and write."""
 
     def __init__(
         self, context: TransformContext, stages: list[Stage], options: PipelineOptions, publishers: dict[str, bytes]
@@ -163,7 +163,7 @@ class _Translation:
 
     # ---- names and kinds
     def _stage_name(self, stage: Stage) -> str:
-        """The label that the stage's state, residuals and metrics hang on: of its keyed step, else of its first step."""
+        """The label that the stage's state and metrics hang on: of its keyed step, else of its first step."""
         for transform in stage.transforms:
             if transform.spec.urn == _READ and transform.spec.payload != translations.IMPULSE_BUFFER:
                 kind, name = translations.split_buffer_id(transform.spec.payload)
@@ -180,7 +180,7 @@ class _Translation:
     def _input_kind(self, stage: Stage, transform: Any) -> str:
         if transform.spec.payload == translations.IMPULSE_BUFFER:
             if stage.is_stateful():
-                raise UnsupportedPipeline([f"{self._stage_name(stage)}: state directly on an Impulse"])
+                raise UnsupportedPipelineError([f"{self._stage_name(stage)}: state directly on an Impulse"])
             return IMPULSE
         kind, _ = translations.split_buffer_id(transform.spec.payload)
         if kind == "group":

@@ -27,7 +27,7 @@ def window_of(entry: bytes) -> bytes:
     return entry[_WINDOW_LENGTH.size : _WINDOW_LENGTH.size + length]
 
 
-class StateHandler(beam_parts.CachingStateHandler):  # type: ignore[misc]
+class StateHandler(beam_parts.CachingStateHandler):
     """State of one stage processor. The task sets `groups` and `sides` before a bundle."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class StateHandler(beam_parts.CachingStateHandler):  # type: ignore[misc]
         self._decoded_sides.clear()
 
     @contextlib.contextmanager
-    def process_instruction_id(self, bundle_id: str, cache_tokens: Any) -> Iterator[None]:
+    def process_instruction_id(self, bundle_id: str, cache_tokens: Any) -> Iterator[None]:  # noqa: ARG002
         yield
 
     def done(self) -> None:
@@ -89,7 +89,7 @@ class StateHandler(beam_parts.CachingStateHandler):  # type: ignore[misc]
         return self.groups[known], entry_key(named.window, state_key.SerializeToString(deterministic=True))
 
 
-class _StateContext(beam_parts.StateContext):  # type: ignore[misc]
+class _StateContext(beam_parts.StateContext):
     """Tells our handler the key coder of each stateful transform."""
 
     def __init__(self, state_handler: Any, transform_id: str, *args: Any, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from spark_jobs.beam_runner import SparkRunner
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 
 
-class TestLocalTransport(fn_runner_test.FnApiRunnerTest):  # type: ignore[misc]
+class TestLocalTransport(fn_runner_test.FnApiRunnerTest):
     """The task code, plan, state and manifests, without Spark's scheduling."""
 
     def create_pipeline(self, is_drain: bool = False) -> beam.Pipeline:

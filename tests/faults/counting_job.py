@@ -1,4 +1,4 @@
-"""A streaming job with state, timers and windows whose right results are plain arithmetic. Run as a program, to be killed.
+"""A streaming job with state, timers and windows whose right results are plain arithmetic. A program, to be killed.
 
 Four sources emit (key, value) with unique values; `sums` keeps a running sum per key in state; `windows` adds up values
 in fixed windows; `quiet` counts per key and reports by an event-time timer. Each publishes to its own folder.
@@ -39,7 +39,7 @@ def watermark_s(index: int) -> int:
     return index // PER_SECOND - 1
 
 
-class _Forever(RestrictionProvider):  # type: ignore[misc]
+class _Forever(RestrictionProvider):
     def initial_restriction(self, element: int) -> OffsetRange:
         return OffsetRange(0, 2**62)
 
@@ -50,13 +50,13 @@ class _Forever(RestrictionProvider):  # type: ignore[misc]
         return int(restriction.size())
 
 
-class Count(beam.DoFn):  # type: ignore[misc]
+class Count(beam.DoFn):
     """Emits `available` elements, `slice_size` an epoch, then says that it is idle."""
 
     def __init__(self, available: int, slice_size: int) -> None:
         self.available, self.slice_size = available, slice_size
 
-    @beam.DoFn.unbounded_per_element()  # type: ignore[untyped-decorator]
+    @beam.DoFn.unbounded_per_element()
     def process(
         self,
         source: int,
@@ -79,7 +79,7 @@ class Count(beam.DoFn):  # type: ignore[misc]
             watermark.set_watermark(Timestamp(watermark_s(index)))
 
 
-class RunningSum(beam.DoFn):  # type: ignore[misc]
+class RunningSum(beam.DoFn):
     SUM = userstate.ReadModifyWriteStateSpec("sum", VarIntCoder())
 
     def process(self, pair: tuple[int, int], total: Any = beam.DoFn.StateParam(SUM)) -> Iterator[bytes]:
@@ -88,7 +88,7 @@ class RunningSum(beam.DoFn):  # type: ignore[misc]
         yield json.dumps([pair[0], pair[1], now]).encode()
 
 
-class CountWhenQuiet(beam.DoFn):  # type: ignore[misc]
+class CountWhenQuiet(beam.DoFn):
     SEEN = userstate.ReadModifyWriteStateSpec("seen", VarIntCoder())
     QUIET = userstate.TimerSpec("quiet", userstate.TimeDomain.WATERMARK)
 
@@ -96,10 +96,9 @@ class CountWhenQuiet(beam.DoFn):  # type: ignore[misc]
         self, pair: tuple[int, int], seen: Any = beam.DoFn.StateParam(SEEN), quiet: Any = beam.DoFn.TimerParam(QUIET)
     ) -> None:
         seen.write((seen.read() or 0) + 1)
-
         quiet.set(TIMER_S)
 
-    @userstate.on_timer(QUIET)  # type: ignore[untyped-decorator]
+    @userstate.on_timer(QUIET)
     def report(self, key: Any = beam.DoFn.KeyParam, seen: Any = beam.DoFn.StateParam(SEEN)) -> Iterator[bytes]:
         yield json.dumps([key, seen.read()]).encode()
 
