@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from common.avro.spans import gather_spans
+
 I64: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -62,13 +64,12 @@ class Ledger:
 class Cursor:
     """Positions of n values in one buffer. `rows[i]` is the message that value i belongs to."""
 
-    __slots__ = ("_evens", "_words", "data", "end", "ledger", "pos", "rows")
+    __slots__ = ("_words", "data", "end", "ledger", "pos", "rows")
 
     def __init__(self, data: npt.NDArray[np.uint8], pos: I64, end: I64, rows: I64, ledger: Ledger) -> None:
         self.data, self.pos, self.end, self.rows, self.ledger = data, pos, end, rows, ledger
         # Eight bytes from any position: an unaligned view, one word per byte of the buffer.
         self._words = np.lib.stride_tricks.as_strided(data[:8].view("<u8"), (len(data) - 7,), (1,), writeable=False)
-        self._evens: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.pos)
@@ -122,10 +123,10 @@ class Cursor:
         width = np.ones(len(first), np.int64)
         long = np.flatnonzero(first >= 0x80)
         raw[long], width[long] = self._long_varints(self.pos[long])
-        self.advance(width)
         too_long = width > 10
         if too_long.any():
             self.fail(too_long, "varint_too_long")
+        self.advance(width)
         return (raw >> _ONE).view(np.int64) ^ -(raw & _ONE).view(np.int64)
 
     def length(self) -> I64:
@@ -147,20 +148,8 @@ class Cursor:
         return start, self.pos
 
     def gather(self, start: I64, end: I64) -> pa.BinaryArray:
-        """Copies the bytes of n spans (ascending, not overlapping) to an Arrow binary array, in C.
-
-        The offsets [s0, e0, s1, e1, ...] describe values and the gaps between them; taking the even ones leaves the
-        values.
-        """
-        count = len(start)
-        if count == 0:
-            return pa.array([], pa.binary())
-        offsets = np.empty(2 * count, np.int32)
-        offsets[0::2], offsets[1::2] = start, end
-        if self._evens is None:
-            self._evens = pa.array(np.arange(0, 2 * count, 2))
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self.data)]
-        return pa.Array.from_buffers(pa.binary(), 2 * count - 1, buffers).take(self._evens)
+        """Copies the bytes of n spans, as `span` gives them, to an Arrow binary array."""
+        return gather_spans(self.data, start, end)
 
     def _long_varints(self, pos: I64) -> tuple[npt.NDArray[np.uint64], I64]:
         """Raw value and width of varints of two bytes or more; a width of 11 stands for "too long"."""

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common.avro.spans import gather_spans
+
 MAGIC = 0
 HEADER_BYTES = 5
 NOT_FRAMED = -1
@@ -19,7 +21,7 @@ class Framed(NamedTuple):
 
     schema_ids: int32[n]; `NOT_FRAMED` where the value is null, shorter than the header, without the magic byte, or
         with an id that no registry gives out (>= 2**31).
-    bodies: binary[n]; what follows the header (empty or null where not framed).
+    bodies: binary[n]; what follows the header (empty where not framed).
     """
 
     schema_ids: npt.NDArray[np.int32]
@@ -33,19 +35,23 @@ def unframe(values: pa.BinaryArray) -> Framed:
     >>> framed.schema_ids.tolist(), framed.bodies[0].as_py()
     ([7, -1, -1], b'body')
     """
-    offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
-    starts = offsets[:-1].astype(np.int64)
-    data = np.frombuffer(values.buffers()[2] or b"", np.uint8)
-    long_enough = offsets[1:] - offsets[:-1] >= HEADER_BYTES
-    starts = starts[long_enough]
+    if len(values) == 0:
+        return Framed(np.zeros(0, np.int32), values)
+    _, offset_buffer, data_buffer = values.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[values.offset : values.offset + len(values) + 1]
+    data = np.frombuffer(data_buffer or b"", np.uint8)
+    candidates = offsets[1:] - offsets[:-1] >= HEADER_BYTES
+    if values.null_count:
+        candidates &= values.is_valid().to_numpy(zero_copy_only=False)
+    starts = offsets[:-1][candidates].astype(np.int64)
     ids = np.zeros(len(starts), np.uint32)
     for byte in range(1, HEADER_BYTES):
         ids = ids << np.uint32(8) | data.take(starts + byte)
     schema_ids = np.full(len(values), NOT_FRAMED, np.int32)
-    schema_ids[long_enough] = np.where((data.take(starts) == MAGIC) & (ids < 2**31), ids.view(np.int32), NOT_FRAMED)
-    if values.null_count:
-        schema_ids[values.is_null().to_numpy(zero_copy_only=False)] = NOT_FRAMED
-    return Framed(schema_ids, pc.binary_slice(values, HEADER_BYTES))
+    schema_ids[candidates] = np.where((data.take(starts) == MAGIC) & (ids < 2**31), ids.view(np.int32), NOT_FRAMED)
+    # Not pc.binary_slice: it fails on values shorter than the slice's start (pyarrow 25: "Negative buffer resize").
+    body_starts = np.where(schema_ids == NOT_FRAMED, offsets[1:], offsets[:-1] + HEADER_BYTES)
+    return Framed(schema_ids, gather_spans(data, body_starts, offsets[1:]))
 
 
 def frame(schema_id: int, bodies: pa.BinaryArray) -> pa.BinaryArray:

@@ -6,11 +6,8 @@ touches what another attempt wrote.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,12 +20,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from common.errors import PipelineError
+from common.lake.durable import make_durable
 from common.lake.warehouse import Lake, TableSpec
 
 # Below this a column's dictionary costs more than it saves: encoding 13-row files without took 25 % less time.
 DICTIONARY_MIN_ROWS = 1_000
-# One fsync costs 1-2 ms; one syncfs after 1,500 new files cost 30 ms.
-SYNC_EACH_MAX_FILES = 8
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _PATH_SAFE = re.compile(r"[\w.-]+", re.ASCII)
 
@@ -76,7 +72,7 @@ def stage(lake: Lake, spec: TableSpec, batches: Sequence[pa.RecordBatch]) -> byt
         size = _write(rows, filesystem, f"{root}/{path}")
         files.append(StagedFile(path, size, partition, rows.num_rows, stats, now_ms))
     if lake.is_local:
-        _make_durable(root, [f"{root}/{file.path}" for file in files])
+        make_durable(root, [file.path for file in files])
     return encode_staged(files)
 
 
@@ -122,7 +118,11 @@ def _stats(spec: TableSpec, table: pa.Table, file_numbers: np.ndarray[tuple[int]
         .append_column("file", pa.array(file_numbers))
         .group_by("file", use_threads=False)
         .aggregate(
-            [([], "count_all")] + [(c, f) for c in columns for f in ("min", "max")] + [(c, "count", _NULLS) for c in columns]
+            [
+                ([], "count_all"),
+                *[(column, function) for column in columns for function in ("min", "max")],
+                *[(column, "count", _NULLS) for column in columns],
+            ]
         )
     )
     counts = grouped["count_all"].to_pylist()
@@ -165,23 +165,3 @@ def _write(rows: pa.Table, filesystem: fs.FileSystem, path: str) -> int:
     with filesystem.open_output_stream(path) as sink:
         pq.write_table(rows, sink, compression="snappy", use_dictionary=rows.num_rows >= DICTIONARY_MIN_ROWS)
         return int(sink.tell())
-
-
-def _make_durable(root: str, paths: Sequence[str]) -> None:
-    """Forces new files and their names to disk. Few files: one by one. Many, on Linux: the whole file system once."""
-    if len(paths) > SYNC_EACH_MAX_FILES and sys.platform == "linux":
-        descriptor = os.open(root, os.O_RDONLY)
-        try:
-            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
-                raise OSError(ctypes.get_errno(), "syncfs failed", root)
-        finally:
-            os.close(descriptor)
-        return
-    folders = {os.path.dirname(path) for path in paths}
-    parents = {os.path.dirname(folder) for folder in folders}
-    for path in [*paths, *folders, *parents, root]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

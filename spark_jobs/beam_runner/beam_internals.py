@@ -99,7 +99,9 @@ def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:
     proto = pipeline.to_runner_api(default_environment=host._default_environment)
     validate_pipeline_graph(proto)
     host._validate_requirements(proto)
-    host._check_requirements(proto)
+    unmet = sorted(set(proto.requirements) - set(host.supported_requirements()))
+    if unmet:
+        raise ValueError(f"SparkRunner does not meet the pipeline's requirements: {', '.join(unmet)}")
     return merge_common_environments(host.resolve_any_environments(merge_superset_dep_environments(proto)))
 
 

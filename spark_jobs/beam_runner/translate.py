@@ -174,8 +174,9 @@ class _Translation:
                 payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
                 if payload.state_specs or payload.timer_family_specs:
                     return str(transform.unique_name)
-        steps = [t.unique_name for t in stage.transforms if t.spec.urn not in (_READ, _WRITE)]
-        return str(min(steps or [t.unique_name for t in stage.transforms]))
+        read = {pcoll for t in stage.transforms if t.spec.urn == _READ for pcoll in t.outputs.values()}
+        first = [t.unique_name for t in stage.transforms if read & set(t.inputs.values())]
+        return str(min(first or [t.unique_name for t in stage.transforms]))
 
     def _input_kind(self, stage: Stage, transform: Any) -> str:
         if transform.spec.payload == translations.IMPULSE_BUFFER:

@@ -67,7 +67,9 @@ def test_fault_codes(schema: dict[str, Any], body: bytes, reason: str) -> None:
 
 def test_a_bad_message_leaves_its_neighbours_alone() -> None:
     schema = record(("id", "long"), ("name", ["null", "string"]), ("tags", {"type": "map", "values": "string"}))
-    originals = [{"id": i, "name": f"n{i}" if i % 2 else None, "tags": {f"k{i}": "v"} if i % 3 else {}} for i in range(60)]
+    originals = [
+        {"id": i, "name": f"n{i}" if i % 2 else None, "tags": {f"k{i}": "v"} if i % 3 else {}} for i in range(60)
+    ]
     bodies = [write(schema, original) for original in originals]
     for index in (0, 17, 40, 59):
         bodies[index] = bodies[index][:-1]

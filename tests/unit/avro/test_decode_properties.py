@@ -84,7 +84,7 @@ def evolved(data: st.DataObject, schema: dict[str, Any]) -> dict[str, Any]:
     fields = [field for field in data.draw(st.permutations(reader["fields"])) if data.draw(st.integers(0, 4))]
     for field in fields:
         if field["type"] in ("int", "long", "float"):
-            wider = {"int": ["int", "long", "float", "double"], "long": ["long", "double"], "float": ["double"]}
+            wider = {"int": ["int", "long", "double"], "long": ["long", "double"], "float": ["double"]}
             field["type"] = data.draw(st.sampled_from(wider[field["type"]]))
         elif isinstance(field["type"], str) and field["type"] not in ("null", "string", "bytes"):
             field["type"] = ["null", field["type"]]
@@ -94,5 +94,6 @@ def evolved(data: st.DataObject, schema: dict[str, Any]) -> dict[str, Any]:
         {"name": "added_map", "type": {"type": "map", "values": "int"}, "default": {"a": 1}},
         {"name": "added_list", "type": {"type": "array", "items": "string"}, "default": []},
     ]
-    reader["fields"] = fields + [field for field in added if data.draw(st.booleans())]
+    kept = [field for field in added if data.draw(st.booleans())]
+    reader["fields"] = fields + kept or added
     return reader

@@ -18,7 +18,9 @@ def test_frame_and_unframe() -> None:
 
 
 def test_what_is_not_framed() -> None:
-    values = pa.array([None, b"", b"\x00\x00\x00\x07", b'{"a": 1}', b"\x00\xff\xff\xff\xffx", b"\x00\x00\x00\x00\x07"], pa.binary())
+    values = pa.array(
+        [None, b"", b"\x00\x00\x00\x07", b'{"a": 1}', b"\x00\xff\xff\xff\xffx", b"\x00\x00\x00\x00\x07"], pa.binary()
+    )
     ids, bodies = unframe(values)
     assert ids.tolist() == [NOT_FRAMED] * 5 + [7]
     assert bodies[5].as_py() == b""

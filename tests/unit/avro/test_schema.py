@@ -68,7 +68,11 @@ def test_arrow_types() -> None:
         "odd": ({"type": "string", "logicalType": "timestamp-millis"}, pa.string(), False),
         "price": (fixed | {"logicalType": "decimal", "precision": 4, "scale": 1}, pa.decimal128(4, 1), False),
         "maybe": (["null", "double"], pa.float64(), True),
-        "tags": ({"type": "map", "values": "string"}, pa.map_(pa.string(), pa.field("value", pa.string(), False)), False),
+        "tags": (
+            {"type": "map", "values": "string"},
+            pa.map_(pa.string(), pa.field("value", pa.string(), False)),
+            False,
+        ),
     }
     schema = arrow_schema(record([{"name": name, "type": avro} for name, (avro, _, _) in fields.items()]))
     assert schema == pa.schema([pa.field(name, arrow, null) for name, (_, arrow, null) in fields.items()])

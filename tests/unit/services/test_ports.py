@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -30,11 +31,20 @@ def test_remembered_ports_are_kept() -> None:
     assert assign(["a", "b"], ports, taken=ports.values()) == ports
 
 
-def test_a_port_that_another_program_took_is_replaced(listener: socket.socket) -> None:
+def test_a_port_that_another_program_took_is_replaced(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.services.ports.PATIENCE_S", 0.05)
     taken = listener.getsockname()[1]
     ports = assign(["a"], {"a": taken})
     assert ports["a"] != taken
     assert is_free(ports["a"])
+
+
+def test_a_port_that_is_about_to_be_free_is_awaited(listener: socket.socket) -> None:
+    timer = threading.Timer(0.1, listener.close)
+    timer.start()
+    port = listener.getsockname()[1]
+    assert assign(["a"], {"a": port}) == {"a": port}
+    timer.join()
 
 
 def test_ports_of_other_services_are_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:

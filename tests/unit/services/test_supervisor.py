@@ -122,7 +122,8 @@ def test_addresses_survive_a_restart(make: Make) -> None:
     assert make().up() == before
 
 
-def test_a_lost_port_is_replaced_and_said(make: Make) -> None:
+def test_a_lost_port_is_replaced_and_said(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.services.ports.PATIENCE_S", 0.05)
     before = make().up(["valkey"])
     make().down()
     told: list[str] = []

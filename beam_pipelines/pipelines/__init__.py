@@ -1,0 +1,1 @@
+"""The pipelines: bronze, silver, gold, and the job that composes them."""

@@ -1,0 +1,1 @@
+"""The pipelines' steps: DoFns over record batches, one family per file, each with a pure vectorised core."""
