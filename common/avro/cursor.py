@@ -91,7 +91,8 @@ class Cursor:
 
     def healthy(self) -> Mask:
         """Which values belong to messages without a fault so far."""
-        return self.ledger.codes[self.rows] == 0
+        healthy: Mask = self.ledger.codes[self.rows] == 0
+        return healthy
 
     def advance(self, width: int | I64) -> None:
         """Steps over `width` bytes; fails with 'truncated' where the message ends before."""

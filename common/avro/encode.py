@@ -144,7 +144,7 @@ def varints(values: npt.NDArray[np.int64], nulls: npt.NDArray[np.bool_] | None) 
     raw = ((values << 1) ^ (values >> 63)).view(np.uint64)
     if len(raw) == 0 or raw.max() < 1 << _VARINT_BITS:  # lengths, branches, small counts
         return _fixed_width(raw.astype(np.uint8), nulls)
-    limits = np.uint64(1) << np.arange(_VARINT_BITS, _VARINT_BITS * _MAX_VARINT_BYTES, _VARINT_BITS, np.uint64)
+    limits = np.uint64(1) << np.arange(_VARINT_BITS, _VARINT_BITS * _MAX_VARINT_BYTES, _VARINT_BITS, dtype=np.uint64)
     width = np.searchsorted(limits, raw, side="right") + 1
     place = np.arange(width.max())
     groups = ((raw[:, None] >> (place * _VARINT_BITS).astype(np.uint64)) & np.uint64(0x7F)).astype(np.uint8)
@@ -156,7 +156,7 @@ def varints(values: npt.NDArray[np.int64], nulls: npt.NDArray[np.bool_] | None) 
 
 def _fixed_width(values: npt.NDArray[Any], nulls: npt.NDArray[np.bool_] | None) -> pa.BinaryArray:
     width = values.dtype.itemsize
-    return _binary(np.arange(0, (len(values) + 1) * width, width, np.int32), np.ascontiguousarray(values), nulls)
+    return _binary(np.arange(0, (len(values) + 1) * width, width, dtype=np.int32), np.ascontiguousarray(values), nulls)
 
 
 def _binary(

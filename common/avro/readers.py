@@ -179,8 +179,9 @@ class DecimalReader:
         size_low = np.where(negative, ~low + np.uint64(1), low)
         size_high = np.where(negative, ~high + (low == 0).astype(np.uint64), high)
         bound_high, bound_low = divmod(10**self.type.precision, 2**64)
-        over: npt.NDArray[np.bool_] = size_high > np.uint64(bound_high)
-        return over | ((size_high == np.uint64(bound_high)) & (size_low >= np.uint64(bound_low)))
+        at_bound = (size_high == np.uint64(bound_high)) & (size_low >= np.uint64(bound_low))
+        too_large: npt.NDArray[np.bool_] = (size_high > np.uint64(bound_high)) | at_bound
+        return too_large
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from common.avro.arrow_types import arrow_field, arrow_type
-from common.avro.repeated import ArrayReader, MapReader
 from common.avro.readers import (
     BooleanReader,
     BytesReader,
@@ -26,6 +25,7 @@ from common.avro.readers import (
     StringReader,
     UnionReader,
 )
+from common.avro.repeated import ArrayReader, MapReader
 from common.avro.schema import (
     MISSING,
     NULL,
@@ -189,9 +189,6 @@ def _default(avro_type: AvroType, value: Any) -> Any:
         case Map(values=values):
             return [(key, _default(values, item)) for key, item in value.items()]
         case Record(fields=fields):
-            return {
-                field.name: _default(field.type, value[field.name] if field.name in value else field.default)
-                for field in fields
-            }
+            return {field.name: _default(field.type, value.get(field.name, field.default)) for field in fields}
         case _:
             return value

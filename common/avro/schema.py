@@ -259,7 +259,7 @@ def _aliases(schema: Mapping[str, Any], namespace: str) -> tuple[str, ...]:
 
 def _logical(schema: Mapping[str, Any], kind: str) -> Logical | None:
     name = schema.get("logicalType")
-    if name not in _LOGICAL.get(kind, ()):
+    if not isinstance(name, str) or name not in _LOGICAL.get(kind, ()):
         return None
     if name != "decimal":
         return Logical(name)

@@ -33,7 +33,7 @@ quarkus.management.host={host}
 quarkus.management.port={management}
 # WRITE_DELAY=0: an id is on disk before it is answered (by default 0.5 s later: a killed registry would hand the
 # same id to another schema).
-apicurio.datasource.url=jdbc:h2:file:./data/registry
+apicurio.datasource.url=jdbc:h2:file:./data/registry;WRITE_DELAY=0
 apicurio.datasource.jdbc.initial-size=1
 apicurio.datasource.jdbc.min-size=1
 apicurio.datasource.jdbc.max-size=8

@@ -70,7 +70,7 @@ def records(draw: st.DrawFn, *, logical: bool) -> Typed:
                 schema = {"type": "fixed", "name": next(names), "size": size}
                 return Typed(schema, st.binary(min_size=size, max_size=size))
             case "optional":
-                inner = draw(st.sampled_from([leaf for leaf in leaves if leaf.schema != "null"]))
+                inner: Typed = draw(st.sampled_from([leaf for leaf in leaves if leaf.schema != "null"]))
                 branches = draw(st.permutations(["null", inner.schema]))
                 return Typed(branches, st.none() | inner.values)
             case "array":
@@ -82,7 +82,8 @@ def records(draw: st.DrawFn, *, logical: bool) -> Typed:
             case "record":
                 return record(depth - 1)
             case _:
-                return draw(st.sampled_from(leaves))
+                leaf: Typed = draw(st.sampled_from(leaves))
+                return leaf
 
     def record(depth: int) -> Typed:
         name = next(names)

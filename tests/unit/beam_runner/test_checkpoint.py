@@ -54,7 +54,7 @@ def test_what_is_not_a_manifest_is_refused_by_name(raw: bytes) -> None:
 
 
 def test_garbage_is_what_no_manifest_names(checkpoint: Checkpoint) -> None:
-    live, dead, young = (checkpoint.write(STATE, epoch, "kg", b"x") for epoch in (1, 2, 9))
+    live, _dead, young = (checkpoint.write(STATE, epoch, "kg", b"x") for epoch in (1, 2, 9))
     side = checkpoint.write(SIDE, 0, "rows", b"x")
     for epoch in range(9):
         checkpoint.commit_manifest(epoch, b"{}")

@@ -101,7 +101,8 @@ from tests.unit.beam_runner.test_plan import *
 def build(p):
     start = pairs(p)
     for name in "abcdef":
-        _ = start | name >> beam.Map(lambda x: x) | "group " + name >> beam.GroupByKey() | "out " + name >> beam.Map(len)
+        mapped = start | name >> beam.Map(lambda x: x)
+        _ = mapped | "group " + name >> beam.GroupByKey() | "out " + name >> beam.Map(len)
     _ = (start, start | "m" >> beam.Map(lambda x: x)) | beam.Flatten() | "remember" >> beam.ParDo(Remember())
 plan = plan_of(build)
 print(sorted((s.id, s.level, s.state_format) for s in plan.stages if s.keeps_state))

@@ -180,7 +180,7 @@ def test_an_error_in_a_dofn_names_the_step_and_commits_nothing(tmp_path: Path) -
             | "fails here" >> beam.ParDo(Fails())
         )
 
-    with pytest.raises(ValueError, match="the DoFn's own words.*fails here"):
+    with pytest.raises(ValueError, match=r"the DoFn's own words.*fails here"):
         run(tmp_path, build)
     assert last_manifest(tmp_path).epoch == 0  # values 0, 4 .. 36; 44 comes in epoch 1
 
