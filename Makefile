@@ -53,6 +53,6 @@ $(READY): requirements/bootstrap.lock requirements/dev.lock pyproject.toml
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock
 	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements/dev.lock
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements/bootstrap.lock setuptools
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/bootstrap.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
