@@ -155,7 +155,7 @@ class Services:
             # A command that was killed may have left it half started: it gets the time that a new one would get.
             record = record.wanted_by(owner)
             self._state.update(name, record)
-            if self._wait(service, record, cancelled):
+            if self._wait(service, record, cancelled) or cancelled.is_set():
                 return
             self._on_progress(f"{name} does not answer: starting it anew")
             self._stop([name])
@@ -167,6 +167,8 @@ class Services:
         home = self._folder / name
         home.mkdir(parents=True, exist_ok=True)
         argv = service.prepare(home, ports, self._on_progress)
+        if cancelled.is_set():
+            return
         self._on_progress(f"starting {name}")
         process, child = spawn(argv, cwd=home, log=self._log(name))
         self._children.append(child)
@@ -188,10 +190,8 @@ class Services:
         with self._port_mutex:  # the services start in parallel, and must not be given the same number
             records = self._state.read()
             remembered = records.get(service.name, Record()).ports
-            others = {
-                port for name, record in records.items() if name != service.name for port in record.ports.values()
-            }
-            ports = port_numbers.assign(service.port_names, remembered, others)
+            taken = [port for record in records.values() for port in record.ports.values()]
+            ports = port_numbers.assign(service.port_names, remembered, taken)
             self._state.update(service.name, Record(ports))
         for lost in set(remembered.values()) - set(ports.values()):
             self._on_progress(f"{service.name}: port {lost} is taken by another program, a new one is used from now on")

@@ -17,3 +17,10 @@ class TestLocalTransport(fn_runner_test.FnApiRunnerTest):
 
     def create_pipeline(self, is_drain: bool = False) -> beam.Pipeline:
         return beam.Pipeline(runner=SparkRunner(is_drain=is_drain), options=PipelineOptions(["--transport=local"]))
+
+
+class TestSparkTransport(fn_runner_test.FnApiRunnerTest):
+    """The same as Spark jobs: real shuffles, real Python workers."""
+
+    def create_pipeline(self, is_drain: bool = False) -> beam.Pipeline:
+        return beam.Pipeline(runner=SparkRunner(is_drain=is_drain), options=PipelineOptions(["--tasks=2"]))

@@ -26,7 +26,7 @@ from common.services.supervisor import Endpoints, Services
 
 pytestmark = pytest.mark.slow
 PARTITION = TopicPartition("t", 0, OFFSET_BEGINNING)
-DECADES_AGO_MS = 828_000_000_000  # 1996: the broker's retention by time would delete it
+DECADES_AGO_MS = 828_000_000_000  # 1996, as in a replayed log: the broker must take and keep it
 STARTED_RUN = """
 import os, sys, time
 from pathlib import Path

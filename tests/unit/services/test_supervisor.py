@@ -163,6 +163,18 @@ def test_a_failed_start_ends_the_wait_for_the_others(make: Make, monkeypatch: py
     assert states(make())["kafka"] == "stopped"
 
 
+def test_a_failed_start_does_not_touch_a_slow_service_that_ran_before(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make().up(["kafka"])
+    kafka = pids(make())["kafka"]
+    answers = Fake.is_ready
+    monkeypatch.setattr(Fake, "is_ready", lambda self, ports: self.name != "kafka" and answers(self, ports))
+    with pytest.raises(PipelineError, match="registry ended"):
+        make(registry=FAILING).up(["kafka", "registry"])
+    assert pids(make())["kafka"] == kafka
+
+
 def test_a_service_that_never_answers_is_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.services.supervisor.START_TIMEOUT_S", 0.3)
     with pytest.raises(PipelineError, match="valkey did not get ready"):
