@@ -39,7 +39,7 @@ class RecordBatchCoder(coders.Coder):
         # Beam samples sizes for its metrics; the default encodes the whole batch to learn them.
         return int(batch.nbytes)
 
-    def to_type_hint(self) -> type:
+    def to_type_hint(self) -> type[pa.RecordBatch]:
         return pa.RecordBatch
 
     def __eq__(self, other: object) -> bool:

@@ -188,7 +188,7 @@ def load_domain(repo: Path) -> Domain:
         raise DomainError(f"{path}: two columns of silver have the same name", hint="rename a reference column")
     event = _event(root.section("event"), event_schema)
     if reference is not None:
-        root.check_known([reference.key], list(flat.name for flat in flat_fields(event_schema)), "reference.key")
+        root.check_known([reference.key], [flat.name for flat in flat_fields(event_schema)], "reference.key")
     domain = Domain(
         repo=repo,
         name=root.string("name"),
@@ -304,11 +304,8 @@ def _view(section: Section, silver: pa.Schema) -> FeatureView:
         ),
     )
     section.refuse_unread()
-    reserved = set(view.gold_schema().names) - {aggregate.name for aggregate in view.aggregates}
-    clash = reserved & {aggregate.name for aggregate in view.aggregates} or len(set(view.gold_schema().names)) < len(
-        view.gold_schema()
-    )
-    if clash:
+    names = view.gold_schema().names
+    if len(set(names)) < len(names):
         raise DomainError(f"{section.where}.aggregates: a feature has the name of a gold column", hint="rename it")
     return view
 

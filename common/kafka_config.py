@@ -8,8 +8,8 @@ from typing import Protocol
 
 from common.errors import ConfigError
 
-PASSWORD_VARIABLE = "PIPELINES_KAFKA_SASL_PASSWORD"
-PASSWORD_FILE_VARIABLE = "PIPELINES_KAFKA_SASL_PASSWORD_FILE"
+PASSWORD_VARIABLE = "PIPELINES_KAFKA_SASL_PASSWORD"  # noqa: S105  the name, not the word
+PASSWORD_FILE_VARIABLE = "PIPELINES_KAFKA_SASL_PASSWORD_FILE"  # noqa: S105
 
 _PROTOCOLS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 

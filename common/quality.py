@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.domain import Domain
-from common.records import int64_values
+from common.records import millis
 
 MISSING_REQUIRED = "missing_required"
 UNKNOWN_EVENT_TYPE = "unknown_event_type"
@@ -43,6 +43,8 @@ def rules_of(domain: Domain) -> tuple[Rule, ...]:
         Rule(UNKNOWN_EVENT_TYPE, event.type, _not_one_of(event.type, event.types)),
         *(Rule(NOT_ONE_OF, path, _not_one_of(path, values)) for path, values in quality.one_of.items()),
         *(Rule(OUT_OF_RANGE, path, _out_of_range(path, *bounds)) for path, bounds in quality.range.items()),
+        # Beam's clock and int64 arithmetic end near the year -290,000; no event is older than Unix.
+        Rule(OUT_OF_RANGE, event.time, _before_1970(event.time)),
         Rule(EVENT_TIME_IN_FUTURE, event.time, _in_future(event.time, domain.lateness.max_future_ms)),
     )
 
@@ -94,9 +96,16 @@ def _out_of_range(path: str, least: int, greatest: int) -> Callable[[pa.RecordBa
     return broken
 
 
+def _before_1970(time_column: str) -> Callable[[pa.RecordBatch], pa.BooleanArray]:
+    def broken(batch: pa.RecordBatch) -> pa.BooleanArray:
+        return pa.array(millis(batch.column(time_column).fill_null(0)) < 0)
+
+    return broken
+
+
 def _in_future(time_column: str, max_future_ms: int) -> Callable[[pa.RecordBatch], pa.BooleanArray]:
     def broken(batch: pa.RecordBatch) -> pa.BooleanArray:
-        time_ms = batch.column(time_column).cast(pa.timestamp("ms", "UTC")).cast(pa.int64())
-        return pc.greater(time_ms, int64_values(batch.column("_kafka_ts_ms")) + max_future_ms)
+        time_ms = millis(batch.column(time_column).fill_null(0))
+        return pa.array(time_ms > millis(batch.column("_kafka_ts_ms")) + max_future_ms)
 
     return broken

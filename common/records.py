@@ -89,8 +89,9 @@ def silver_schema(event: pa.Schema, reference_columns: Sequence[str]) -> pa.Sche
 def flat_fields(fields: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[pa.Field]:
     """Leaf columns of nested records: `device.os` becomes `device_os`. Maps and lists stay whole.
 
-    >>> [f.name for f in flat_fields(pa.schema([("a", pa.struct([("b", pa.int8()), ("c", pa.int8())])), ("d", pa.int8())]))]
-    ['a_b', 'a_c', 'd']
+    >>> device = pa.struct([("os", pa.string()), ("model", pa.string())])
+    >>> [field.name for field in flat_fields(pa.schema([("device", device), ("user", pa.string())]))]
+    ['device_os', 'device_model', 'user']
     """
     for field in fields:
         if pa.types.is_struct(field.type):
@@ -112,9 +113,11 @@ def partition_columns(time_ms: npt.NDArray[np.int64]) -> tuple[pa.StringArray, p
     return names.take(pa.array(codes)), pa.array(hours.astype(np.int32))
 
 
-def int64_values(column: pa.Array) -> npt.NDArray[np.int64]:
-    """A view of an int64 or timestamp column without nulls."""
-    view: npt.NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
+def millis(times: pa.Array) -> npt.NDArray[np.int64]:
+    """Instants as milliseconds since 1970: of a timestamp column of any unit, or an int64 column that holds them."""
+    if pa.types.is_timestamp(times.type):
+        times = times.cast(pa.timestamp("ms", times.type.tz), safe=False).cast(pa.int64())
+    view: npt.NDArray[np.int64] = times.to_numpy()
     return view
 
 

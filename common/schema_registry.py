@@ -99,7 +99,5 @@ class Registry:
         if self._client is None:
             from confluent_kafka.schema_registry import SchemaRegistryClient
 
-            self._client = SchemaRegistryClient(
-                {"url": self.url, "timeout": _TIMEOUT_SECONDS, "max.retries": _RETRIES}
-            )
+            self._client = SchemaRegistryClient({"url": self.url, "timeout": _TIMEOUT_SECONDS, "max.retries": _RETRIES})
         return self._client

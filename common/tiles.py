@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.domain import Aggregate, FeatureView
-from common.records import int64_values, partition_columns
+from common.records import millis, partition_columns
 
 TILE = "tile_ms"
 EVENTS = "events"
@@ -30,13 +30,14 @@ EARLY, ON_TIME, LATE = "early", "on_time", "late"
 def tile_schema(view: FeatureView) -> pa.Schema:
     """Columns of a view's tile batches."""
     partials = [(name, dtype) for aggregate in view.aggregates for name, _, dtype in _partials(aggregate)]
-    return pa.schema([(view.key, view.key_type), (TILE, pa.int64()), *partials, (EVENTS, pa.int64()), (VERSION, pa.int64())])
+    key, counted = (view.key, view.key_type), (EVENTS, pa.int64())
+    return pa.schema([key, (TILE, pa.int64()), *partials, counted, (VERSION, pa.int64())])
 
 
 def aggregate_rows(view: FeatureView, rows: pa.RecordBatch, time_column: str) -> pa.RecordBatch:
     """Silver rows -> one tile row per entity and tile. Rows without an entity take no part."""
     rows = rows.filter(rows.column(view.key).is_valid()) if rows.column(view.key).null_count else rows
-    times_ms = int64_values(rows.column(time_column))
+    times_ms = millis(rows.column(time_column))
     columns = {
         view.key: rows.column(view.key),
         TILE: pa.array(times_ms - times_ms % view.tile_ms),
@@ -63,7 +64,7 @@ def merge_tiles(view: FeatureView, tiles: Sequence[pa.RecordBatch]) -> pa.Record
 def gold_rows(view: FeatureView, tiles: pa.RecordBatch, pane: str, created_us: int) -> pa.RecordBatch:
     """Tile batch -> rows of gold/<view>."""
     count = tiles.num_rows
-    start_ms = int64_values(tiles.column(TILE))
+    start_ms = millis(tiles.column(TILE))
     date, _ = partition_columns(start_ms)
     columns = {
         view.key: tiles.column(view.key),
@@ -135,6 +136,5 @@ def _group(view: FeatureView, table: pa.Table) -> pa.RecordBatch:
 def _feature(aggregate: Aggregate, tiles: pa.RecordBatch) -> pa.Array:
     if aggregate.op != "mean":
         return tiles.column(aggregate.name)
-    counts = tiles.column(f"{aggregate.name}.count").to_numpy()
-    mean = np.divide(tiles.column(f"{aggregate.name}.sum").to_numpy(), counts, where=counts > 0, out=np.zeros(len(counts)))
-    return pa.array(mean, mask=counts == 0)
+    sums, counts = (tiles.column(f"{aggregate.name}.{part}").to_numpy() for part in ("sum", "count"))
+    return pa.array(sums / np.maximum(counts, 1), mask=counts == 0)

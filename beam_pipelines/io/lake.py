@@ -58,7 +58,7 @@ class WriteTable(beam.PTransform[PCollection[pa.RecordBatch], PDone]):
         )
 
 
-class _Stage(beam.DoFn):  # type: ignore[misc]
+class _Stage(beam.DoFn):
     """Collects the bundle's batches and stages them in few, large files: RecordBatch -> staged descriptor."""
 
     def __init__(self, lake: Lake, spec: TableSpec) -> None:

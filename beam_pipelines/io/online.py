@@ -43,7 +43,7 @@ class WriteOnline(beam.PTransform[PCollection[pa.RecordBatch], PDone]):
         )
 
 
-class _Stage(beam.DoFn):  # type: ignore[misc]
+class _Stage(beam.DoFn):
     """Collects the bundle's rows and stages the newest per entity: RecordBatch -> staged descriptor."""
 
     def __init__(self, lake: Lake, view: FeatureView) -> None:

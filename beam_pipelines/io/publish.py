@@ -52,7 +52,7 @@ class Publish(beam.PTransform[PCollection[bytes], PDone]):
         return Publish(pickle.loads(payload))
 
 
-class _PublishOnce(beam.DoFn):  # type: ignore[misc]
+class _PublishOnce(beam.DoFn):
     """Calls the publisher for the single impulse and adds its counters to the job's metrics."""
 
     def __init__(self, publisher: Publisher, epoch: Epoch) -> None:

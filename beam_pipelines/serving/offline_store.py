@@ -8,7 +8,7 @@ chooses as the rest of the project does (`current_panes`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pandas as pd
@@ -25,7 +25,6 @@ from feast.utils import _get_requested_feature_views_to_features_dict
 from common.lake import Lake, current_panes, scan
 
 LABEL_TIME = "event_timestamp"
-_UTC_US = pl.Datetime("us", "UTC")
 
 
 class DeltaOfflineStoreConfig(FeastConfigBaseModel):
@@ -64,9 +63,10 @@ class DeltaRetrievalJob(RetrievalJob):
         return self._metadata
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
         return self._evaluate().to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
@@ -75,7 +75,7 @@ class DeltaOfflineStore(OfflineStore):
 
     @staticmethod
     def get_historical_features(
-        config: RepoConfig,
+        config: RepoConfig,  # noqa: ARG004
         feature_views: list[FeatureView],
         feature_refs: list[str],
         entity_df: pd.DataFrame | str | None,
@@ -89,13 +89,13 @@ class DeltaOfflineStore(OfflineStore):
         Of each view: the newest tile that ended at or before the label's time and at most the view's ttl earlier;
         nulls if there is none. Label rows keep their order and their other columns.
         """
-        if not isinstance(entity_df, pd.DataFrame):
-            raise ValueError(f"entity_df must be a pandas DataFrame with a column {LABEL_TIME}")
+        if not isinstance(entity_df, pd.DataFrame) or LABEL_TIME not in entity_df or entity_df.empty:
+            raise ValueError(f"entity_df must be a pandas DataFrame with rows and a column {LABEL_TIME}")
         requested, _ = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, [])
 
         def evaluate() -> pl.DataFrame:
-            labels = pl.from_pandas(entity_df).with_columns(_as_utc(LABEL_TIME, entity_df[LABEL_TIME].dt.tz is None))
-            labels = labels.with_row_index("_row").sort(LABEL_TIME)
+            times = pd.to_datetime(entity_df[LABEL_TIME], utc=True).astype("datetime64[us, UTC]")
+            labels = pl.from_pandas(entity_df.assign(**{LABEL_TIME: times})).with_row_index("_row").sort(LABEL_TIME)
             for view, features in requested.items():
                 labels = _join_view(labels, view, features, full_feature_names)
             return labels.sort("_row").drop("_row")
@@ -112,7 +112,7 @@ class DeltaOfflineStore(OfflineStore):
 
     @staticmethod
     def pull_latest_from_table_or_query(
-        config: RepoConfig,
+        config: RepoConfig,  # noqa: ARG004
         data_source: DataSource,
         join_key_columns: list[str],
         feature_name_columns: list[str],
@@ -129,7 +129,7 @@ class DeltaOfflineStore(OfflineStore):
 
     @staticmethod
     def pull_all_from_table_or_query(
-        config: RepoConfig,
+        config: RepoConfig,  # noqa: ARG004
         data_source: DataSource,
         join_key_columns: list[str],
         feature_name_columns: list[str],
@@ -150,11 +150,17 @@ def _current(source: DataSource, keys: list[str], start: datetime | None, end: d
         raise ValueError(f"{source.name} is no FileSource on a Delta table")
     warehouse, table = source.path.rsplit("/", 1)
     panes = scan(Lake(warehouse), table)
-    time = pl.col(source.timestamp_field)
-    for bound, compare in ((start, time.__ge__), (end, time.__le__)):
-        if bound is not None:
-            panes = panes.filter(compare(pl.lit(bound).cast(_UTC_US) if bound.tzinfo else pl.lit(bound).dt.replace_time_zone("UTC")))
+    tile_end = pl.col(source.timestamp_field)
+    if start is not None:
+        panes = panes.filter(tile_end >= _utc(start))
+    if end is not None:
+        panes = panes.filter(tile_end <= _utc(end))
     return current_panes(panes, keys)
+
+
+def _utc(time: datetime) -> datetime:
+    """Feast takes a time without a zone for UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _join_view(labels: pl.DataFrame, view: FeatureView, features: list[str], full_names: bool) -> pl.DataFrame:
@@ -162,8 +168,8 @@ def _join_view(labels: pl.DataFrame, view: FeatureView, features: list[str], ful
     keys = [column.name for column in view.entity_columns]
     label_keys = [view.projection.join_key_map.get(key, key) for key in keys]
     ttl = view.ttl if view.ttl else None
-    first, last = labels[LABEL_TIME].min(), labels[LABEL_TIME].max()
-    rows = _current(view.batch_source, keys, first - ttl if ttl and first is not None else None, last)
+    first, last = labels[LABEL_TIME][0], labels[LABEL_TIME][-1]
+    rows = _current(view.batch_source, keys, first - ttl if ttl else None, last)
     time = view.batch_source.timestamp_field
     prefix = f"{view.projection.name_to_use()}__" if full_names else ""
     tiles = rows.select(
@@ -180,8 +186,3 @@ def _join_view(labels: pl.DataFrame, view: FeatureView, features: list[str], ful
         tolerance=ttl,
         check_sortedness=False,  # polars cannot check it by group; both sides were sorted just now
     ).drop("_tile_end", strict=False)
-
-
-def _as_utc(name: str, naive: bool) -> pl.Expr:
-    column = pl.col(name).cast(pl.Datetime("us")) if naive else pl.col(name)
-    return column.dt.replace_time_zone("UTC") if naive else column.dt.convert_time_zone("UTC").cast(_UTC_US)

@@ -14,16 +14,26 @@ from feast import FeatureStore, RepoConfig
 
 from beam_pipelines.serving.declarations import declare, service_name
 from common.domain import Domain
+from common.errors import PipelineError
 from common.online.feast_redis import PASSWORD_VARIABLE
 
 REGISTRY_VARIABLE, REDIS_VARIABLE = "PIPELINES_FEAST_REGISTRY", "PIPELINES_FEAST_REDIS"
 
 
 def open_store(domain: Domain, *, registry: Path, redis_url: str) -> FeatureStore:
-    """The feature store that `<repo>/feature_store.yaml` describes, with its registry file and Redis filled in."""
+    """The feature store that `<repo>/feature_store.yaml` describes, with its registry file and Redis filled in.
+
+    Raises PipelineError `feast_project` if the two files of the repo disagree on the project.
+    """
     registry.parent.mkdir(parents=True, exist_ok=True)
     values = {REGISTRY_VARIABLE: str(registry.absolute()), REDIS_VARIABLE: connection_string(redis_url)}
     document = yaml.safe_load((domain.repo / "feature_store.yaml").read_text())
+    if document["project"] != domain.name:
+        raise PipelineError(
+            f"feature_store.yaml of {domain.repo} serves project {document['project']}, its domain is {domain.name}.",
+            code="feast_project",
+            hint=f"Set `project: {domain.name}` in feature_store.yaml: online rows are stored under that name.",
+        )
     config = RepoConfig(**_substitute(document, values))
     config.repo_path = domain.repo
     return FeatureStore(config=config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import apache_beam as beam
 import numpy as np
@@ -17,7 +18,7 @@ from common.hashing import bucket_of
 FLUSH_ROWS = 500_000
 
 
-class SplitByBucket(beam.DoFn):  # type: ignore[misc]
+class SplitByBucket(beam.DoFn):
     """Batches of a bundle -> (bucket, batch) for each bucket that has rows; rows keep their order within a bucket.
 
     bucket = stable hash of column `key` % `buckets`: a duplicate always meets its original. In the global window.
@@ -56,6 +57,6 @@ def split_by_bucket(rows: pa.RecordBatch, key: str, buckets: int) -> Iterator[tu
     order = np.argsort(codes, kind="stable")  # a radix sort for 16-bit integers
     ordered = rows.take(pa.array(order))
     bounds = np.searchsorted(codes[order], np.arange(buckets + 1)).tolist()
-    for bucket, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for bucket, (start, end) in enumerate(pairwise(bounds)):
         if end > start:
             yield bucket, ordered.slice(start, end - start)

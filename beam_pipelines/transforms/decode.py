@@ -39,7 +39,7 @@ class WriterSchemas(Protocol):
         ...
 
 
-class Decode(beam.DoFn):  # type: ignore[misc]
+class Decode(beam.DoFn):
     """RAW batch -> one decoded batch in the same order, and dead letters with raw bytes.
 
     A row dies when it is not framed (a tombstone is not either), its schema id is unknown, the schema is not of this
@@ -94,9 +94,7 @@ class Decode(beam.DoFn):  # type: ignore[misc]
         columns = [*events.columns, pa.array(schema_ids[rows]), *travelling.columns]
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
 
-    def _dead(
-        self, travelling: pa.RecordBatch, schema_ids: npt.NDArray[np.int32], verdicts: Verdicts
-    ) -> TaggedOutput:
+    def _dead(self, travelling: pa.RecordBatch, schema_ids: npt.NDArray[np.int32], verdicts: Verdicts) -> TaggedOutput:
         rows = np.concatenate([rows for rows, _, _ in verdicts])
         ids = schema_ids[rows]
         failed = travelling.take(pa.array(rows)).append_column("_schema_id", pa.array(ids, mask=ids == NOT_FRAMED))

@@ -12,13 +12,13 @@ from apache_beam.pvalue import TaggedOutput
 
 from beam_pipelines.transforms.outputs import count, dead
 from common.domain import Domain
-from common.records import int64_values
+from common.records import millis
 
 STEP = "silver/lateness"
 TOO_LATE = "too_late"
 
 
-class DropTooLate(beam.DoFn):  # type: ignore[misc]
+class DropTooLate(beam.DoFn):
     """Bronze batch -> rows whose event time is at most `allowed_lateness_ms` behind the watermark of their partition.
 
     That watermark is a column, a function of the log: stream, batch and backfill drop the same rows. It is never
@@ -43,5 +43,5 @@ class DropTooLate(beam.DoFn):  # type: ignore[misc]
 
 def behind_ms(rows: pa.RecordBatch, time_column: str) -> npt.NDArray[np.int64]:
     """How far each row's event time is behind its watermark; above 0 it is late."""
-    behind: npt.NDArray[np.int64] = int64_values(rows.column("_watermark_ms")) - int64_values(rows.column(time_column))
+    behind: npt.NDArray[np.int64] = millis(rows.column("_watermark_ms")) - millis(rows.column(time_column))
     return behind

@@ -1,4 +1,4 @@
-"""What the steps have in common: counters, and an output for rows beside one for dead letters."""
+"""What the steps have in common: counters, steps of several outputs, and dead letters beside the good rows."""
 
 from __future__ import annotations
 
@@ -13,30 +13,45 @@ from apache_beam.pvalue import PCollection, TaggedOutput
 from common.dead_letters import dead_letters
 
 METRICS_NAMESPACE = "pipeline"
-DEAD = "dead"
+GOOD, DEAD = "good", "dead"
+
+
+class Outputs(beam.PTransform[PCollection[pa.RecordBatch], dict[str, PCollection[pa.RecordBatch]]]):
+    """Runs a DoFn with an output per tag, all of record batches, of which `main` (if any) is what it yields untagged.
+
+    The DoFn's step has a fixed label, `<step>/rows`: state must not get lost when a class is renamed.
+    """
+
+    def __init__(self, dofn: beam.DoFn, tags: Sequence[str], main: str | None = None) -> None:
+        super().__init__()
+        self._dofn, self._tags, self._main = dofn, tags, main
+
+    def expand(self, batches: PCollection[pa.RecordBatch]) -> dict[str, PCollection[pa.RecordBatch]]:
+        rows = beam.ParDo(self._dofn).with_output_types(pa.RecordBatch)
+        rows.label = "rows"
+        outputs = batches | "rows" >> rows.with_outputs(*self._tags, main=self._main)
+        by_tag = {tag: outputs[tag] for tag in (*self._tags, *filter(None, [self._main]))}
+        for pcollection in by_tag.values():
+            pcollection.element_type = pa.RecordBatch
+        return by_tag
 
 
 class Outcome(NamedTuple):
-    """The two outputs of a fallible step. Both hold record batches."""
+    """The two outputs of a fallible step."""
 
     good: PCollection[pa.RecordBatch]
     dead: PCollection[pa.RecordBatch]
 
 
 class Fallible(beam.PTransform[PCollection[pa.RecordBatch], Outcome]):
-    """Runs a DoFn of record batches that sends `dead(...)` aside."""
+    """Runs a DoFn of record batches that yields good rows, and sends others aside with `dead`."""
 
     def __init__(self, dofn: beam.DoFn) -> None:
         super().__init__()
         self._dofn = dofn
 
     def expand(self, batches: PCollection[pa.RecordBatch]) -> Outcome:
-        # An explicit label keeps state and metrics in place when a DoFn class is renamed.
-        outputs = (
-            batches | "rows" >> beam.ParDo(self._dofn).with_output_types(pa.RecordBatch).with_outputs(DEAD, main="good")
-        )
-        outputs[DEAD].element_type = pa.RecordBatch
-        return Outcome(outputs.good, outputs[DEAD])
+        return Outcome(**(batches | "outputs" >> Outputs(self._dofn, [DEAD], main=GOOD)))
 
 
 def count(name: str, rows: int) -> None:

@@ -12,10 +12,10 @@ from pyarrow import csv
 
 from common.domain import Domain, Normalise, Reference
 from common.errors import PipelineError
-from common.records import flat_fields, int64_values, partition_columns
+from common.records import flat_fields, millis, partition_columns
 
 
-class Refine(beam.DoFn):  # type: ignore[misc]
+class Refine(beam.DoFn):
     """Bronze batch -> silver batch without the reference columns: flat, normalised, partitioned by the event's hour."""
 
     def __init__(self, domain: Domain) -> None:
@@ -24,12 +24,12 @@ class Refine(beam.DoFn):  # type: ignore[misc]
 
     def process(self, rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         flat = normalise(flatten(rows), self._normalise)
-        date, hour = partition_columns(int64_values(flat.column(self._time)))
+        date, hour = partition_columns(millis(flat.column(self._time)))
         flat = flat.set_column(flat.schema.get_field_index("date"), "date", date)
         yield flat.set_column(flat.schema.get_field_index("hour"), "hour", hour)
 
 
-class Enrich(beam.DoFn):  # type: ignore[misc]
+class Enrich(beam.DoFn):
     """Silver batch -> silver batch with the columns of the reference row whose key is the same; null if there is none.
 
     The reference table is a side input: one record batch, key column first.
@@ -100,7 +100,10 @@ def read_reference(reference: Reference) -> pa.RecordBatch:
 
 def _read_csv(path: Path, names: list[str]) -> pa.Table:
     options = csv.ConvertOptions(
-        include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        include_columns=names,
+        column_types=dict.fromkeys(names, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
     )
     try:
         return csv.read_csv(path, convert_options=options)

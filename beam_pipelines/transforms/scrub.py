@@ -11,10 +11,10 @@ import pyarrow as pa
 from beam_pipelines.transforms.outputs import count
 from common.domain import Domain
 from common.pii import Scrubber, load_key
-from common.records import int64_values, partition_columns
+from common.records import millis, partition_columns
 
 
-class Scrub(beam.DoFn):  # type: ignore[misc]
+class Scrub(beam.DoFn):
     """Valid decoded batch -> bronze batch: PII policy applied, raw bytes gone, partition columns added.
 
     The key is read on the worker (environment, else `key_file`): it is in no pipeline, log or Spark setting.
@@ -31,7 +31,7 @@ class Scrub(beam.DoFn):  # type: ignore[misc]
 
     def process(self, rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         count("bronze", rows.num_rows)
-        date, hour = partition_columns(int64_values(rows.column("_kafka_ts_ms")))
+        date, hour = partition_columns(millis(rows.column("_kafka_ts_ms")))
         added = {"pii_scrubbed": pa.repeat(True, rows.num_rows), "date": date, "hour": hour}
         scrubbed = self._scrubber.scrub(rows)
         yield pa.RecordBatch.from_arrays(

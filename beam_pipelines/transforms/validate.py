@@ -16,7 +16,7 @@ from common.quality import judge, rules_of
 STEP = "bronze/validate"
 
 
-class Validate(beam.DoFn):  # type: ignore[misc]
+class Validate(beam.DoFn):
     """Decoded batch -> the rows that meet every rule, in order; the others as dead letters."""
 
     def __init__(self, domain: Domain) -> None:

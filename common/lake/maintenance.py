@@ -28,7 +28,5 @@ def maintain(lake: Lake, table: str, *, retention_hours: int = RETENTION_HOURS) 
     """
     delta = lake.open(table)
     compaction = delta.optimize.compact(target_size=TARGET_FILE_BYTES)
-    deleted = delta.vacuum(
-        retention_hours=retention_hours, dry_run=False, enforce_retention_duration=False, full=True
-    )
+    deleted = delta.vacuum(retention_hours=retention_hours, dry_run=False, enforce_retention_duration=False, full=True)
     return MaintenanceReport(table, compaction["numFilesRemoved"], compaction["numFilesAdded"], len(deleted))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from common.lake.staging import decode_staged
 from common.lake.transaction import Mode, commit, create_table
 from common.lake.warehouse import Lake, TableSpec
-from common.lake.staging import decode_staged
 from common.publish import Epoch
 
 

@@ -13,9 +13,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from common.errors import PipelineError
-from common.lake.warehouse import Lake, TableSpec
 from common.lake.schema import conflicts, has_new_fields
 from common.lake.staging import StagedFile
+from common.lake.warehouse import Lake, TableSpec
 from common.publish import Epoch
 
 Mode = Literal["append", "overwrite"]
@@ -65,7 +65,7 @@ def commit(
         table = create_table(lake, spec)
         done = table.transaction_version(app)
         if (done is not None and done >= epoch.number) or (mode == "append" and not files):
-            return table.version()
+            return int(table.version())
         if mode == "append":
             table = _grow(lake, spec, table)
         try:
@@ -80,12 +80,12 @@ def commit(
                 ),
             )
             table.update_incremental()
-            return table.version()
+            return int(table.version())
         except CommitFailedError:
             # Somebody committed since we looked: perhaps our own epoch, so look again. Jitter parts the racers.
-            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311
     raise PipelineError(
-        f"Table {spec.name} was changed by others during each of {MAX_ATTEMPTS} attempts to commit epoch {epoch.number}.",
+        f"Others changed table {spec.name} during each of {MAX_ATTEMPTS} attempts to commit epoch {epoch.number}.",
         code="lake_contention",
         hint="Stop the other writers of the table, then start the job again: it goes on from this epoch.",
     )

@@ -94,4 +94,4 @@ class Lake:
             ) from error
 
     def exists(self, table: str) -> bool:
-        return DeltaTable.is_deltatable(self.uri(table), storage_options=dict(self.storage_options))
+        return bool(DeltaTable.is_deltatable(self.uri(table), storage_options=dict(self.storage_options)))

@@ -23,7 +23,7 @@ from common.online.feast_encoding import (
     timestamp_field,
 )
 
-PASSWORD_VARIABLE = "PIPELINES_REDIS_PASSWORD"
+PASSWORD_VARIABLE = "PIPELINES_REDIS_PASSWORD"  # noqa: S105
 # Requests on the way before replies are read: large enough to hide the round trip, small beside the server's buffers.
 CHUNK_ROWS = 8_000
 
@@ -39,9 +39,9 @@ class OnlineStore:
         self._project = project
         self._address = f"{urlsplit(url).hostname}:{urlsplit(url).port}"
         pool = redis.ConnectionPool.from_url(url, password=os.environ.get(PASSWORD_VARIABLE))
-        self._connection = pool.make_connection()
+        self._connection: Any = pool.make_connection()  # redis-py types its connections in part
         try:
-            self._connection.connect()
+            self._connection.connect()  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
             raise self._unreachable() from error
 
@@ -89,7 +89,7 @@ class OnlineStore:
         except redis.ResponseError as error:
             self.close()  # or the replies still on the way would answer the next request
             raise PipelineError(
-                f"Redis at {self._address} refused a command ({str(error).split(' ', 1)[0]}).",
+                f"Redis at {self._address} refused a command ({type(error).__name__}).",
                 code="online_refused",
                 hint="Check its memory limit, its user's permissions and that it is no read-only replica.",
             ) from None  # Redis may quote arguments, which are feature values

@@ -23,7 +23,7 @@ class OnlinePublisher:
     project: str
     redis_url: str
 
-    def publish(self, epoch: Epoch, staged: Sequence[bytes]) -> Mapping[str, int]:
+    def publish(self, epoch: Epoch, staged: Sequence[bytes]) -> Mapping[str, int]:  # noqa: ARG002
         """Writes the newest staged row of each entity; `online_rows` counts those that were not older than stored.
 
         A repeat of the last epoch writes the same values again. Staged files go only after every write succeeded, so

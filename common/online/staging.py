@@ -39,7 +39,7 @@ def stage_online(lake: Lake, view: FeatureView, batches: Sequence[pa.RecordBatch
         writer.write_table(rows)
     data = sink.getvalue()
     if data.size <= MAX_INLINE_BYTES:
-        return _INLINE + data.to_pybytes()
+        return _INLINE + bytes(data)
     path = f"{FOLDER}/{view.name}/{uuid.uuid4().hex}.arrows"
     write_file(lake, path, data)
     return _FILE + path.encode()

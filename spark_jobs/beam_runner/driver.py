@@ -21,13 +21,14 @@ from dataclasses import dataclass, replace
 from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
-from spark_jobs.beam_runner.beam_internals import consolidate_metrics, monitoring_infos
+from spark_jobs.beam_runner.beam_internals import consolidate_metrics
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
+from spark_jobs.beam_runner.progress import sum_counters
 from spark_jobs.beam_runner.task import EpochOrder, Report, encode_chunks
 from spark_jobs.beam_runner.transport import Transport
 
@@ -251,6 +252,8 @@ class EpochLoop:
     # ---- publishing
     def _publish(self, manifest: Manifest) -> None:
         staged = {label: items for label, items in manifest.staged.items() if items}
+        if manifest.epoch == 0:  # publishers may have something to prepare, such as tables that stay empty
+            staged = {label: staged.get(label, ()) for label in self._plan.publishers}
         if staged:
             self._publishing = self._publisher.submit(self._publish_now, Epoch(manifest.job, manifest.epoch), staged)
 
@@ -272,13 +275,7 @@ class EpochLoop:
 
     def counters(self) -> Counters:
         """User counters, summed over steps."""
-        sums: Counter[str] = Counter()
-        for infos in self.monitoring_infos().values():
-            for info in infos:
-                if info.urn == monitoring_infos.USER_COUNTER_URN:
-                    name = f"{info.labels['NAMESPACE']}/{info.labels['NAME']}"
-                    sums[name] += monitoring_infos.extract_counter_value(info)
-        return dict(sums)
+        return sum_counters(self.manifest.metrics)
 
 
 def _same_position(last: Manifest, new: Manifest) -> bool:

@@ -23,5 +23,32 @@ class FencedError(RunnerError):
     """Another driver committed the epoch that this one was about to commit."""
 
 
+class StepError(RunnerError):
+    """A user's function raised in a worker. The message ends with Beam's "[while running 'step']".
+
+    `worker_traceback` is the Python traceback in the worker, without the JVM's frames around it.
+    """
+
+    def __init__(self, message: str, worker_traceback: str) -> None:
+        super().__init__(message)
+        self.worker_traceback = worker_traceback
+        self.add_note(worker_traceback)
+
+    @classmethod
+    def from_spark(cls, error: Exception) -> StepError:
+        """What the worker said, taken out of the exception that Spark wraps it in."""
+        text = str(error)
+        start = text.rfind("Traceback (most recent call last)")
+        if start < 0:
+            return cls(text.strip().partition("\n")[0], text)
+        lines = [line for line in text[start:].splitlines() if not line.startswith(("\tat ", "\t..."))]
+        while lines and not lines[-1].strip():
+            lines.pop()
+        kept = "\n".join(lines).split("\n\n")[0].splitlines()
+        # The exception itself follows the last indented line (a frame); its message may have several lines.
+        frames_end = max((i for i, line in enumerate(kept) if line.startswith("  ")), default=0)
+        return cls("\n".join(kept[frames_end + 1 :]).strip() or kept[-1], "\n".join(kept))
+
+
 class CheckpointError(RunnerError):
     """A manifest or state file is missing, damaged, or belongs to another pipeline."""

@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from spark_jobs.beam_runner.errors import StepError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
 from spark_jobs.beam_runner.task import EpochOrder, Report
@@ -37,7 +38,11 @@ class SparkTransport:
             if level > first_level:
                 rdd = rdd.partitionBy(self.partitions, int).values()
             rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
-        return [report for packed in rdd.collect() for report in pickle.loads(packed)]
+        try:
+            collected = rdd.collect()
+        except Exception as error:
+            raise StepError.from_spark(error) from None
+        return [report for packed in collected for report in pickle.loads(packed)]
 
     def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
         if self._plan is None or self._plan[0] != plan.id:

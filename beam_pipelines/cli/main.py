@@ -1,0 +1,54 @@
+"""The root command: mounts the groups, and turns errors into messages and exit codes.
+
+0 ok, 1 failed, 2 usage or configuration, 3 plan differs, 4 quality gate, 75 try again, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from beam_pipelines.cli import config, doctor, produce, run, services, status
+from beam_pipelines.cli.output import say
+from common.errors import ConfigError, PipelineError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="beam-pipelines",
+    help="Kafka to served features: Beam pipelines on Spark, as a stream, a batch and a backfill.",
+    epilog="Start with: python -m beam_pipelines run    (embedded Kafka, schema registry and Valkey)",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# What follows `--` is for the Beam runner.
+app.command("run", context_settings={"allow_extra_args": True})(run.run)
+app.command("produce")(produce.produce)
+app.add_typer(services.app, name="services")
+app.command("doctor")(doctor.doctor)
+app.command("status")(status.status)
+app.command("config")(config.config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code."""
+    try:
+        code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+    except PipelineError as error:
+        say(f"error: {error}")
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        # Usage errors of the parser: Typer's classes for them are private, their interface is click's.
+        if not hasattr(error, "format_message"):
+            raise
+        say(f"error: {error.format_message()}")
+        say("  next: add --help to see what the command takes")
+        return USAGE
+    return int(code or 0)

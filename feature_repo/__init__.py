@@ -1,0 +1,1 @@
+"""The short-video domain: its events, its rules, its features."""
