@@ -173,7 +173,7 @@ def open_source(domain: Domain, request: LogRequest, partitions: int) -> EventSo
     """The log that is asked for, made by the function that the domain declares for it."""
     if request.replay is not None:
         formats = ", ".join(domain.replays) or "none"
-        if request.format not in domain.replays:
+        if request.format is None or request.format not in domain.replays:
             asked = f"'{request.format}'" if request.format else "no format"
             raise ConfigError(
                 f"{asked} given for --replay; domain {domain.name} knows: {formats}",

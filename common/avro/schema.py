@@ -33,6 +33,10 @@ _LOGICAL = {
 # Deep enough for any sane event; keeps a hostile schema from exhausting Python's stack.
 MAX_DEPTH = 32
 
+# Types in all, a named one counted again wherever it is referred to. Without this bound 30 records that refer to each
+# other twice stand for 2**30 columns.
+MAX_TYPES = 10_000
+
 
 class AvroSchemaError(PipelineError):
     """A schema that cannot be used: malformed, recursive, or outside what Arrow can hold."""
@@ -157,10 +161,14 @@ class _Parser:
 
     def __init__(self) -> None:
         self._named: dict[str, AvroType | None] = {}
+        self._types = 0  # as MAX_TYPES counts them
+        self._types_before: dict[str, int] = {}
+        self._types_of: dict[str, int] = {}
 
     def parse(self, schema: object, namespace: str, depth: int) -> AvroType:
         if depth > MAX_DEPTH:
             raise AvroSchemaError(f"the schema nests deeper than {MAX_DEPTH} levels")
+        self._count(1)
         if isinstance(schema, str):
             return Primitive(schema) if schema in PRIMITIVES else self._reference(schema, namespace)
         if isinstance(schema, list):
@@ -196,7 +204,13 @@ class _Parser:
                 f"record '{full}' contains itself: Arrow has no recursive types",
                 hint="flatten the recursion into an array of records with parent ids",
             )
+        self._count(self._types_of[full])
         return found
+
+    def _count(self, types: int) -> None:
+        self._types += types
+        if self._types > MAX_TYPES:
+            raise AvroSchemaError(f"the schema stands for more than {MAX_TYPES} types")
 
     def _union(self, branches: list[object], namespace: str, depth: int) -> Union:
         if not branches:
@@ -236,10 +250,12 @@ class _Parser:
         if full in self._named:
             raise AvroSchemaError(f"type '{full}' is defined twice")
         self._named[full] = None
+        self._types_before[full] = self._types
         return full, full.rpartition(".")[0]
 
     def _defined(self, full: str, parsed: _Named) -> _Named:
         self._named[full] = parsed
+        self._types_of[full] = self._types - self._types_before[full] + 1
         return parsed
 
 

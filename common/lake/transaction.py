@@ -34,6 +34,8 @@ def create_table(lake: Lake, spec: TableSpec) -> DeltaTable:
                 mode="error",
                 partition_by=list(spec.partition_by),
                 storage_options=dict(lake.storage_options),
+                # Or the loser's commit is moved to version 1, where its schema would replace the winner's.
+                commit_properties=CommitProperties(max_commit_retries=0),
             )
         except DeltaError:
             if not lake.exists(spec.name):
@@ -66,9 +68,9 @@ def commit(
         done = table.transaction_version(app)
         if (done is not None and done >= epoch.number) or (mode == "append" and not files):
             return int(table.version())
-        if mode == "append":
-            table = _grow(lake, spec, table)
         try:
+            if mode == "append":
+                table = _grow(lake, spec, table)
             table.create_write_transaction(
                 actions=[_add_action(file) for file in files],
                 mode=mode,

@@ -34,8 +34,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         yield Settings(
             state_dir=state_dir,
             repo=REPO,
-            bootstrap_servers=endpoints.bootstrap_servers,
-            registry_url=endpoints.registry_url,
+            bootstrap_servers=endpoints.bootstrap_servers or "",
+            registry_url=endpoints.registry_url or "",
         )
 
 
@@ -69,13 +69,13 @@ def planned(settings: Settings, request: LogRequest, partitions: int) -> Sent:
 
 def test_every_message_is_there_once_in_order_with_its_time(settings: Settings) -> None:
     request = LogRequest(events=3_000, faults=FAULTS)
-    report = produce_log(Settings(**{**vars(settings), "topic": "whole"}), request, partitions=3)
+    report = produce_log(settings.with_values("test", topic="whole"), request, partitions=3)
     assert (report.produced, report.partitions, report.reference) == (3_000, 3, None)
     assert read_topic(settings, "whole", 3, 3_000) == planned(settings, request, 3)
 
 
 def test_parts_make_the_whole(settings: Settings) -> None:
-    request, in_parts = LogRequest(events=2_000), Settings(**{**vars(settings), "topic": "parts"})
+    request, in_parts = LogRequest(events=2_000), settings.with_values("test", topic="parts")
     first = produce_log(in_parts, request, stop_at=700, rate=7_000)
     second = produce_log(in_parts, request, start_at=700)
     assert first.truth == second.truth
@@ -85,7 +85,7 @@ def test_parts_make_the_whole(settings: Settings) -> None:
 
 
 def test_schemas_are_registered_oldest_first_and_found_by_the_ids_in_the_messages(settings: Settings) -> None:
-    produce_demo(Settings(**{**vars(settings), "topic": "schemas"}), events=500)
+    produce_demo(settings.with_values("test", topic="schemas"), events=500)
     domain = load_domain(REPO)
     values = [value for part in read_topic(settings, "schemas", 4, 500).values() for _, value, _ in part if value]
     ids = sorted({int.from_bytes(value[1:5], "big") for value in values if value[0] == 0 and len(value) > 100})
@@ -96,7 +96,7 @@ def test_schemas_are_registered_oldest_first_and_found_by_the_ids_in_the_message
 def test_a_replay_brings_its_reference_table(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,4.0,828124615\n")
     (tmp_path / "movies.csv").write_text("movieId,title,genres\n2,Jumanji (1995),Adventure|Fantasy\n")
-    replaying = Settings(**{**vars(settings), "topic": "ratings"})
+    replaying = settings.with_values("test", topic="ratings")
     report = produce_demo(replaying, events=0, replay=tmp_path / "ratings.csv", format="movielens")
     assert report.truth["silver"] == 1
     assert report.reference is not None

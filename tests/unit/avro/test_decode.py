@@ -133,6 +133,14 @@ def test_the_item_limit_counts_nested_items_and_ends_soon() -> None:
     assert Decoder(flat, flat).decode(binary([at_limit])).reasons == []
 
 
+def test_a_failed_message_does_not_prolong_the_loop_over_items() -> None:
+    schema = one({"type": "map", "values": "string"})
+    claims = b"\xa0\x9c\x01"  # 10,000 entries, and none follows
+    started = time.perf_counter()
+    assert Decoder(schema, schema).decode(binary([claims, b"\x00"])).reasons == ["truncated"]
+    assert time.perf_counter() - started < 0.3, "10,000 turns take about a second"
+
+
 @pytest.mark.parametrize(
     ("writer", "reader", "value"),
     [

@@ -58,6 +58,17 @@ def test_a_schema_nested_without_end_is_refused() -> None:
         arrow_schema(record([{"name": "a", "type": deep}]))
 
 
+@pytest.mark.parametrize("references", [1, 2])
+def test_references_cannot_multiply_without_end(references: int) -> None:
+    fields: list[dict[str, Any]] = [{"name": "f0", "type": {"type": "record", "name": "R0", "fields": []}}]
+    for level in range(1, 200):
+        inner = [{"name": f"g{number}", "type": f"R{level - 1}"} for number in range(references)]
+        fields.append({"name": f"f{level}", "type": {"type": "record", "name": f"R{level}", "fields": inner}})
+    with pytest.raises(AvroSchemaError, match="more than"):
+        arrow_schema(record(fields) | {"name": "Top"})
+    assert len(arrow_schema(record(fields[:10]) | {"name": "Top"})) == 10
+
+
 def test_arrow_types() -> None:
     long, fixed = {"type": "long"}, {"type": "fixed", "name": "F", "size": 2}
     fields = {

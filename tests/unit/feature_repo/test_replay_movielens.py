@@ -67,6 +67,14 @@ def test_ratings_become_events_in_order_of_time(log: MovieLensLog) -> None:
     assert events(log, 1, 3) == got[1:3]
 
 
+def test_ties_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    movies = [movie * 37 % 101 for movie in range(100)]
+    rows = [f"1,{movie},4.0,{1_000_000_000 + position % 2}" for position, movie in enumerate(movies)]
+    (tmp_path / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *rows]))
+    log = open_log(SCHEMAS, tmp_path / "ratings.csv", partitions=1)
+    assert [event["video_id"] for event in events(log)] == [f"m{movie}" for movie in movies[::2] + movies[1::2]]
+
+
 def test_kafka_timestamps_keys_and_truth(log: MovieLensLog) -> None:
     (batch,) = log.batches([1, 2, 3], 0, log.count)
     assert batch.timestamps_ms.tolist() == [1000000001000, 1000000001000, 1000000002000, 1000086401000]

@@ -1,0 +1,1 @@
+"""The pipelines, their transforms, sources and sinks, and the command line. Beam and `common`; never Spark."""
