@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 from apache_beam import coders
 
@@ -39,7 +41,7 @@ class RecordBatchCoder(coders.Coder):
         # Beam samples sizes for its metrics; the default encodes the whole batch to learn them.
         return int(batch.nbytes)
 
-    def to_type_hint(self) -> type[pa.RecordBatch]:
+    def to_type_hint(self) -> Any:
         return pa.RecordBatch
 
     def __eq__(self, other: object) -> bool:

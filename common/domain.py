@@ -317,11 +317,14 @@ def _aggregate(name: str, section: Section, silver: pa.Schema) -> Aggregate:
     section.refuse_unread()
     if (column is None) != (op == "count"):
         raise DomainError(f"{section.where}: count takes no column, the other operations need one")
-    return Aggregate(name, op, column, where, _feature_type(op, silver.field(column).type if column else None))  # type: ignore[arg-type]  # op was checked
+    column_type = pa.int64() if column is None else silver.field(column).type
+    if not (pa.types.is_integer(column_type) or pa.types.is_floating(column_type)):
+        raise DomainError(f"{section.where}: column {column} is not a number")
+    return Aggregate(name, op, column, where, _feature_type(op, column_type))
 
 
-def _feature_type(op: str, column_type: pa.DataType | None) -> pa.DataType:
-    if column_type is None:
+def _feature_type(op: str, column_type: pa.DataType) -> pa.DataType:
+    if op == "count":
         return pa.int64()
     if op == "mean":
         return pa.float64()

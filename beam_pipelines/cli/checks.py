@@ -125,7 +125,9 @@ def _disk(state_dir: Path) -> Check:
 
 def _memory() -> Check:
     free = psutil.virtual_memory().available
-    return _amount("memory", free, LEAST_MEMORY, GOOD_MEMORY, "available", "close something, or run with --parallelism 1")
+    return _amount(
+        "memory", free, LEAST_MEMORY, GOOD_MEMORY, "available", "close something, or run with --parallelism 1"
+    )
 
 
 def _amount(name: str, seen: int, least: int, good: int, what: str, remedy: str) -> Check:

@@ -22,7 +22,9 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 def doctor(
     repo: Annotated[Path | None, typer.Option(help="The domain's folder. Default: feature_repo")] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Folder of services, state, tables. Default: .pipelines")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Folder of services, state, tables. Default: .pipelines")
+    ] = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka. Default: an embedded broker.")] = None,
     registry_url: Annotated[str | None, typer.Option(help="Schema registry. Default: an embedded one.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Redis, without password. Default: embedded Valkey.")] = None,

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -88,7 +89,7 @@ def end_offsets(settings: Settings, topic: str, partitions: Sequence[int]) -> di
 
 
 def ask_registry(url: str) -> None:
-    """GET /subjects. Raises PipelineError `registry_unreachable`."""
+    """GET /subjects. Raises PipelineError `registry_unreachable` or `bad_url`."""
     shown = without_credentials(url)
     address = f"{shown.rstrip('/')}/subjects"
     try:
@@ -97,13 +98,15 @@ def ask_registry(url: str) -> None:
             response.read(1)
     except urllib.error.HTTPError as error:
         raise _unreachable("the schema registry", shown, f"HTTP {error.code}", "registry_unreachable") from None
-    except (OSError, ValueError) as error:  # ValueError: not a URL
+    except OSError as error:
         why = getattr(error, "reason", error)
         raise _unreachable("the schema registry", shown, str(why), "registry_unreachable") from None
+    except (ValueError, HTTPException) as error:
+        raise _unreachable("the schema registry", shown, f"no URL ({type(error).__name__})", "bad_url") from None
 
 
 def ask_redis(url: str) -> None:
-    """PING. Raises PipelineError `online_unreachable`."""
+    """PING. Raises PipelineError `online_unreachable` or `bad_url`."""
     import redis
 
     from common.online.feast_redis import PASSWORD_VARIABLE
@@ -123,8 +126,10 @@ def ask_redis(url: str) -> None:
             code="online_unreachable",
             hint=f"export {PASSWORD_VARIABLE}=…",
         ) from None
-    except (redis.RedisError, ValueError) as error:  # ValueError: not a Redis URL
+    except redis.RedisError as error:
         raise _unreachable("Redis", shown, str(error), "online_unreachable") from None
+    except ValueError:  # it quotes parts of the URL, which may be the password
+        raise _unreachable("Redis", shown, "no Redis URL", "bad_url") from None
 
 
 def without_credentials(url: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from beam_pipelines.serving.store import apply, open_store, read_online
 from common.domain import Domain
 from common.lake import Lake, current_panes, scan

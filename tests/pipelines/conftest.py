@@ -35,7 +35,8 @@ class FixedSchemas:
     def schema(self, schema_id: int) -> Mapping[str, Any]:
         if schema_id not in self.by_id:
             raise UnknownSchemaId(schema_id, "test")
-        return self.by_id[schema_id]
+        schema: Mapping[str, Any] = self.by_id[schema_id]
+        return schema
 
 
 @dataclass(frozen=True)

@@ -180,4 +180,5 @@ def gold_of(silver: Sequence[Row], view: str) -> list[Row]:
                count(*) AS events, max(_kafka_ts_ms) AS version_ms
         FROM events GROUP BY ALL"""
     with duckdb.connect() as db:
-        return db.register("events", events).sql(query).to_arrow_table().to_pylist()
+        rows: list[Row] = db.register("events", events).sql(query).to_arrow_table().to_pylist()
+    return rows

@@ -46,7 +46,10 @@ def test_a_stream_of_epochs_gives_the_truth(tmp_path: Path, domain: Domain, log:
         panes = read(lake, f"gold/{view}")
         assert counters[f"gold.{view}"] == panes.num_rows
         current = _current(panes, key)
-        expected = {(row[key], row["tile_start_ms"]): [row[name] for name in features] for row in gold_of(log.truth.silver, view)}
+        expected = {
+            (row[key], row["tile_start_ms"]): [row[name] for name in features]
+            for row in gold_of(log.truth.silver, view)
+        }
         assert {tile: [row[name] for name in features] for tile, row in current.items()} == expected
         closed = {tile for tile in expected if tile[1] + 3_600_000 <= watermark_ms}
         assert closed
@@ -59,4 +62,6 @@ def _current(panes: object, key: str) -> dict[tuple[str, int], dict[str, object]
     frame = pl.from_arrow(panes)
     assert isinstance(frame, pl.DataFrame)
     ordered = frame.sort("events", pl.col("pane").is_in(["on_time", "late"]))
-    return {(row[key], row["tile_start"]): row for row in to_rows(ordered.to_arrow(compat_level=pl.CompatLevel.oldest()))}
+    return {
+        (row[key], row["tile_start"]): row for row in to_rows(ordered.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    }

@@ -58,7 +58,7 @@ class Harness:
             self.timer.at_ms, self.firings = None, self.firings + 1
             outputs += self.on_timer(self.key, fired, self.cell, self.timer) or ()
         if hasattr(self.dofn, "finish_bundle"):
-            outputs += self.dofn.finish_bundle()
+            outputs += self.dofn.finish_bundle() or ()
         return list(_batches(outputs))
 
 

@@ -11,7 +11,9 @@ from beam_pipelines.coders import RecordBatchCoder
 
 BATCH = pa.RecordBatch.from_pylist(
     [{"a": 1, "s": {"b": "x"}, "m": [("k", "v")]}, {"a": None, "s": None, "m": []}],
-    schema=pa.schema([("a", pa.int64()), ("s", pa.struct([("b", pa.string())])), ("m", pa.map_(pa.string(), pa.string()))]),
+    schema=pa.schema(
+        [("a", pa.int64()), ("s", pa.struct([("b", pa.string())])), ("m", pa.map_(pa.string(), pa.string()))]
+    ),
 )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from beam_pipelines.coders import encode_batch
 from beam_pipelines.transforms.dedupe import Dedupe, first_occurrences
-from common.domain import Domain, Lateness, load_domain
+from common.domain import Lateness, load_domain
 from common.errors import PipelineError
 from tests.unit.beam_pipelines.keyed import Harness
 
@@ -29,15 +29,14 @@ SCHEMA = pa.schema(
 )
 
 
-@pytest.fixture(scope="module")
-def domain() -> Domain:
-    loaded = load_domain(Path(__file__).parents[3] / "feature_repo")
-    return replace(loaded, lateness=Lateness(allowed_lateness_ms=HORIZON_MS))
+DOMAIN = replace(
+    load_domain(Path(__file__).parents[3] / "feature_repo"), lateness=Lateness(allowed_lateness_ms=HORIZON_MS)
+)
 
 
 @pytest.fixture
-def harness(domain: Domain) -> Harness:
-    dofn = Dedupe(domain)
+def harness() -> Harness:
+    dofn = Dedupe(DOMAIN)
     return Harness(dofn, dofn.forget, 0)
 
 
@@ -68,9 +67,9 @@ def test_the_first_by_partition_and_offset_stays(records: list[tuple[str, int]],
         schema=SCHEMA,
     )
     expected: dict[str, tuple[int, int]] = {}
-    for id_, *origin in sorted(placed, key=lambda each: each[1:]):
+    for id_, partition, offset in sorted(placed, key=lambda each: each[1:]):
         if id_ not in seen:
-            expected.setdefault(id_, tuple(origin))
+            expected.setdefault(id_, (partition, offset))
     kept = first_occurrences(batch, "event_id", pa.array(sorted(seen), pa.string()))
     found = {row["event_id"]: (row["_partition"], row["_offset"]) for row in kept.to_pylist()}
     assert found == expected
@@ -79,10 +78,13 @@ def test_the_first_by_partition_and_offset_stays(records: list[tuple[str, int]],
     assert [(row["_partition"], row["_offset"]) for row in kept.to_pylist()] == arrival
 
 
-@given(st.lists(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6), min_size=1, max_size=3), max_size=5))
+@given(
+    st.lists(
+        st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6), min_size=1, max_size=3), max_size=5
+    )
+)
 def test_ids_are_unique_across_batches_and_bundles(bundles: list[list[list[str]]]) -> None:
-    loaded = load_domain(Path(__file__).parents[3] / "feature_repo")
-    dofn = Dedupe(loaded)
+    dofn = Dedupe(DOMAIN)
     harness = Harness(dofn, dofn.forget, 0)
     found = []
     for bundle in bundles:

@@ -16,7 +16,11 @@ def test_nested_records_become_columns_and_maps_stay() -> None:
     inner = pa.struct([("x", pa.int64())])
     schema = pa.schema([("a", pa.struct([("b", inner), ("c", pa.string())])), ("m", pa.map_(pa.string(), pa.string()))])
     rows = pa.RecordBatch.from_pylist(
-        [{"a": {"b": {"x": 1}, "c": "p"}, "m": [("k", "v")]}, {"a": {"b": None, "c": "q"}, "m": []}, {"a": None, "m": None}],
+        [
+            {"a": {"b": {"x": 1}, "c": "p"}, "m": [("k", "v")]},
+            {"a": {"b": None, "c": "q"}, "m": []},
+            {"a": None, "m": None},
+        ],
         schema=schema,
     )
     assert flatten(rows).to_pylist() == [

@@ -73,6 +73,7 @@ def test_silver_is_flat_and_has_the_reference_columns() -> None:
         (["features", 0, "aggregates", "views", "op"], "cuont", "unknown op 'cuont'", "'count'"),
         (["features", 0, "aggregates", "events"], {"op": "count"}, "name of a gold column", "rename"),
         (["features", 0, "aggregates", "n"], {"op": "sum"}, "count takes no column", None),
+        (["features", 0, "aggregates", "n"], {"op": "sum", "column": "country"}, "country is not a number", None),
         (["schemas"], ["schemas/engagement_v9.avsc"], "engagement_v9.avsc is missing", None),
         (["name"], None, "name must be a string", None),
     ],

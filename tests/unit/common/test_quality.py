@@ -32,7 +32,9 @@ def domain() -> Domain:
 
 
 def verdicts(domain: Domain, *rows: dict[str, Any]) -> dict[int, tuple[str, str]]:
-    schema = pa.schema([pa.field(f.name, f.type) for f in domain.event_schema]).append(pa.field("_kafka_ts_ms", pa.int64()))
+    schema = pa.schema([pa.field(f.name, f.type) for f in domain.event_schema]).append(
+        pa.field("_kafka_ts_ms", pa.int64())
+    )
     batch = pa.RecordBatch.from_pylist([{**row, "_kafka_ts_ms": KAFKA_MS} for row in rows], schema=schema)
     verdict = judge(rules_of(domain), batch)
     return {int(row): (rule.reason, rule.field) for row, rule in zip(verdict.bad, verdict.rules, strict=True)}

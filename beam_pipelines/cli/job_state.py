@@ -6,14 +6,13 @@ No record's values: rows are counted, dead letters by layer and reason.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
-from beam_pipelines.cli.probes import ask_kafka, end_offsets
+from beam_pipelines.cli.probes import end_offsets
 from common.config import Settings
 from common.domain import Domain
 from common.lake import Lake, row_count, scan
@@ -41,12 +40,15 @@ class DeadLetters:
 
 @dataclass(frozen=True)
 class PartitionState:
-    """How far a stream is in a Kafka partition. `watermark`: event time that it has reached; None: none yet.
-    `lag`: records after `offset`, the next one to read; None if Kafka was not asked or does not answer."""
+    """How far a stream is in a Kafka partition.
+
+    offset: the next one to read. watermark: the event time that it has reached, ISO 8601; None at the beginning.
+    lag: records from `offset` on; None if Kafka was not asked or does not answer.
+    """
 
     partition: int
     offset: int
-    watermark: datetime | None
+    watermark: str | None
     lag: int | None = None
 
 
@@ -60,14 +62,23 @@ class CheckpointState:
     consumed: int
     partitions: tuple[PartitionState, ...]
 
+    @property
+    def lag(self) -> int | None:
+        """Records that are still to be read; None if that is not known of each partition."""
+        lags = [each.lag for each in self.partitions if each.lag is not None]
+        return sum(lags) if lags and len(lags) == len(self.partitions) else None
+
+    def with_lag(self, settings: Settings, topic: str) -> CheckpointState:
+        """Compared with the log's end now. Raises PipelineError `kafka_unreachable`."""
+        ends = end_offsets(settings, topic, [each.partition for each in self.partitions])
+        behind = (replace(each, lag=max(0, ends[each.partition] - each.offset)) for each in self.partitions)
+        return replace(self, partitions=tuple(behind))
+
 
 def table_states(lake: Lake, domain: Domain) -> list[TableState]:
     """All tables that the domain's job writes."""
-    return [_table_state(lake, name) for name in ("bronze", "silver", *_gold_tables(domain), "dlq")]
-
-
-def _gold_tables(domain: Domain) -> Iterable[str]:
-    return (f"gold/{view.name}" for view in domain.features)
+    names = ["bronze", "silver", *(f"gold/{view.name}" for view in domain.features), "dlq"]
+    return [_table_state(lake, name) for name in names]
 
 
 def _table_state(lake: Lake, name: str) -> TableState:
@@ -110,9 +121,9 @@ def checkpoint_state(path: str) -> CheckpointState | None:
     )
 
 
-def _instant(watermark_us: int) -> datetime | None:
+def _instant(watermark_us: int) -> str | None:
     """None for Beam's least and greatest times, which lie outside of the years that a datetime has."""
     try:
-        return datetime.fromtimestamp(watermark_us / 1e6, UTC) if watermark_us > 0 else None
+        return datetime.fromtimestamp(watermark_us / 1e6, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError):
         return None
