@@ -18,6 +18,7 @@ from beam_pipelines.pipelines.job import JobConfig, Online, build, tables
 from beam_pipelines.runners import RunnerName, RunnerPlan, make_runner
 from common.config import Settings
 from common.domain import Domain
+from common.errors import ConfigError
 from common.lake import Lake, current_panes, scan
 from common.schema_registry import Registry
 
@@ -91,6 +92,8 @@ class Job:
         """Blocks until the job ends, then checks its accounts. Raises what the pipeline raised."""
         request = self._request
         run_id = uuid.uuid4().hex[:12]
+        if request.streaming:
+            keep_buckets(Path(request.checkpoint), request.settings.buckets)
         before = _consumed_before(request)
         runner, options = make_runner(
             RunnerPlan(
@@ -162,6 +165,23 @@ def with_reference(domain: Domain, file: Path | None) -> Domain:
     if file is None or domain.reference is None:
         return domain
     return replace(domain, reference=replace(domain.reference, file=file.absolute()))
+
+
+def keep_buckets(checkpoint: Path, buckets: int) -> None:
+    """Notes the number of buckets in a new checkpoint and refuses another number in an old one.
+
+    Events are found again by their bucket: with another number, duplicates would miss their originals.
+    """
+    note = checkpoint / "buckets"
+    if not note.exists():
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        note.write_text(str(buckets))
+    elif (before := int(note.read_text())) != buckets:
+        raise ConfigError(
+            f"checkpoint {checkpoint} was started with {before} buckets, not {buckets}",
+            code="buckets_changed",
+            hint=f"run with --buckets {before}, or start on a new --checkpoint",
+        )
 
 
 def _counters(result: Any) -> dict[str, int]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+LOG_CONFIG = Path(__file__).resolve().parent / "log4j2.properties"
 
 
 def spark_session(
@@ -38,7 +39,7 @@ def spark_session(
         "spark.sql.shuffle.partitions": "4",
         "spark.python.daemon.module": "spark_jobs.beam_runner.daemon",
         "spark.shuffle.compress": "false",  # parcels hold Arrow buffers: on one machine LZ4 costs more than it saves
-        "spark.log.level": "ERROR",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_CONFIG}",
         **(conf or {}),
     }
     builder = SparkSession.builder.appName(name).master(master or f"local[{cores or os.cpu_count() or 2}]")

@@ -166,8 +166,12 @@ def _services(settings: Settings) -> Iterator[Check]:
     """A configured address must answer; an embedded service may as well be stopped: a run starts it."""
     try:
         found = {service.name: service for service in Services(settings.state_dir).status()}
-    except PipelineError as error:  # its state file is damaged
+    except PipelineError as error:  # the record of what runs is damaged
         yield Check("services", State.FAIL, error.message, error.hint or "")
+        return
+    except OSError as error:
+        seen = f"{settings.state_dir} cannot be read: {error.strerror}"
+        yield Check("services", State.FAIL, seen, "name another folder with --state-dir")
         return
     reachable = with_running_services(settings, found.values())
     asked: tuple[tuple[str, str, Callable[[Settings], Check]], ...] = (

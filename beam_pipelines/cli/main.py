@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from beam_pipelines.cli import config, doctor, produce, run, services, status
+from beam_pipelines.cli import config, doctor, logs, produce, run, services, status
 from beam_pipelines.cli.output import say
 from common.errors import ConfigError, PipelineError
 
@@ -36,6 +36,7 @@ app.command("config")(config.config)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code."""
+    logs.set_up()
     try:
         code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
     except PipelineError as error:

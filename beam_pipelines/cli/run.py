@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
@@ -116,11 +118,13 @@ def run(
     with _services(settings, progress, keep=keep_services) as settings:
         _require_pii_key(settings, progress)
         if events is None:
-            events = DEMO_EVENTS if settings.sources.get("bootstrap_servers") == EMBEDDED else 0
+            events = _demo_events(settings, domain, progress) if replay is None else 0
         produced: dict[str, Any] | None = None
         if events or replay is not None:
             domain, produced = _produce(settings, domain, progress, events, seed, replay, log_format)
         progress.step(f"{mode} on {runner}: starting")
+        # Feast takes seconds to import; the job's driver mostly waits for its workers.
+        threading.Thread(target=importlib.import_module, args=("beam_pipelines.serving.sample",), daemon=True).start()
         from beam_pipelines.launch import JobRequest
         from beam_pipelines.runners import RunnerName
 
@@ -181,6 +185,19 @@ def _require_pii_key(settings: Settings, progress: Progress) -> None:
             create_key_file(path)
             progress.step(f"made a key for personal data: {path}")
     load_key(path)
+
+
+def _demo_events(settings: Settings, domain: Domain, progress: Progress) -> int:
+    """How many to generate if nobody said: none for a real Kafka, or for a topic that has some already."""
+    if settings.sources.get("bootstrap_servers") != EMBEDDED:
+        return 0
+    from beam_pipelines.io.partition_reader import count_records
+
+    topic = settings.topic or domain.topic
+    existing = count_records(settings, topic)
+    if existing:
+        progress.step(f"topic {topic} has {existing:,} messages; none are added (--events N adds some)")
+    return 0 if existing else DEMO_EVENTS
 
 
 def _produce(

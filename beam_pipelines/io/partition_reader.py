@@ -79,6 +79,18 @@ def committed_range(kafka: KafkaSettings, topic: str, partition: int) -> tuple[i
     return low, high
 
 
+def count_records(kafka: KafkaSettings, topic: str) -> int:
+    """Offsets between the ends of all partitions of a topic; 0 if there is no such topic."""
+    try:
+        partitions = list_partitions(kafka, topic)
+    except PipelineError as error:
+        if error.code == "no_topic":
+            return 0
+        raise
+    ranges = [committed_range(kafka, topic, partition) for partition in partitions]
+    return sum(high - low for low, high in ranges)
+
+
 class PartitionReader:
     """A consumer assigned to one partition. Reading goes on from `position` without a seek."""
 

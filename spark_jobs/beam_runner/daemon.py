@@ -1,8 +1,12 @@
 """`spark.python.daemon.module`: imports Beam and the runner before it forks, so that each Python worker starts warm."""
 
-from pyspark.daemon import manager
+import logging
 
-import spark_jobs.beam_runner.transport.spark_worker  # noqa: F401
+logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about what it was installed without
+
+from pyspark.daemon import manager  # noqa: E402
+
+import spark_jobs.beam_runner.transport.spark_worker  # noqa: E402, F401
 
 if __name__ == "__main__":
     manager()

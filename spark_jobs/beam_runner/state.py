@@ -63,7 +63,8 @@ class KeyGroup:
         magic, checksum = _HEAD.unpack_from(frame)
         if magic != MAGIC or zlib.crc32(memoryview(frame)[_HEAD.size :]) != checksum:
             raise CheckpointError(
-                f"State frame {where} is damaged.", hint="Remove the newest manifest to go back one epoch."
+                f"State frame {where} is damaged.",
+                hint="Restore it from a copy of the checkpoint, or start on a new checkpoint.",
             )
         at = _HEAD.size
         while at < len(frame):

@@ -52,15 +52,15 @@ def test_text_has_a_line_per_check_and_the_next_command(cli: Cli, closed_port: i
 def test_a_machine_that_lacks_something(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(checks, "PYTHON", (3, 99))
     monkeypatch.setattr(checks, "PACKAGES", ("pyarrow", "no-such-package"))
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=checks.LEAST_DISK - 1))
-    monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(available=checks.LEAST_MEMORY - 1))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=checks.LEAST_DISK - 1))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=checks.LEAST_MEMORY - 1))
     check = seen(cli, name)
     assert check["state"] == "fail"
     assert check["next"]
 
 
 def test_a_disk_that_is_nearly_full_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=checks.GOOD_DISK - 1))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=checks.GOOD_DISK - 1))
     assert seen(cli, "disk")["state"] == "warn"
     assert cli("doctor").code == 0
 

@@ -33,7 +33,8 @@ def test_a_misspelt_word_is_a_usage_error_with_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status", "--mode", "weekly"), ("config", "--output", "xml"), ("run", "--events", "-1"), ("status", "x")]
+    "arguments",
+    [("status", "--mode", "weekly"), ("config", "--output", "xml"), ("run", "--events", "-1"), ("status", "x")],
 )
 def test_a_value_that_does_not_fit_is_a_usage_error(cli: Cli, arguments: tuple[str, ...]) -> None:
     outcome = cli(*arguments)

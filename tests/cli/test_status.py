@@ -12,7 +12,7 @@ import pytest
 from beam_pipelines.cli import job_state
 from common.domain import load_domain
 from common.lake import Lake, TableSpec, commit, stage
-from common.lake.staging import StagedFile
+from common.lake.staging import decode_staged
 from common.publish import Epoch
 from common.records import DEAD_LETTER_SCHEMA
 from spark_jobs.beam_runner.checkpoint import Checkpoint
@@ -34,8 +34,9 @@ def write_dead_letters(warehouse: Path, reasons: Sequence[tuple[str, str]]) -> N
     rows = [{"layer": layer, "reason": reason, **private} for layer, reason in reasons]
     batch = pa.RecordBatch.from_pylist(rows, schema=DEAD_LETTER_SCHEMA)
     lake, spec = Lake(str(warehouse)), TableSpec("dlq", DEAD_LETTER_SCHEMA)
-    staged = [StagedFile.from_json(each) for each in stage(lake, spec, [batch])]
-    commit(lake, spec, Epoch("job", 0), staged)
+    staged = stage(lake, spec, [batch])
+    assert staged is not None
+    commit(lake, spec, Epoch("job", 0), decode_staged(staged))
 
 
 def write_manifest(folder: Path, epoch: int, residuals: tuple[Residual, ...] = ()) -> None:
@@ -108,13 +109,3 @@ def test_a_kafka_that_is_away_leaves_the_lag_unknown(cli: Cli, tmp_path: Path, c
     outcome = cli("status", "--checkpoint", "here", "--output", "json")
     assert (outcome.code, outcome.document["checkpoint"]["lag"]) == (0, None)
     assert "the lag is not known" in outcome.err
-
-
-def test_no_pyspark(cli: Cli, tmp_path: Path) -> None:
-    """A machine without Spark can be asked, too: see tests/unit/test_import_law.py for the start of all commands."""
-    import sys
-
-    write_manifest(tmp_path / "here", 0)
-    loaded = set(sys.modules)
-    assert cli("status", "--checkpoint", "here").code == 0
-    assert not [name for name in set(sys.modules) - loaded if name.partition(".")[0] == "pyspark"]

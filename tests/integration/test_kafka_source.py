@@ -35,7 +35,7 @@ def _keep(batch: Any) -> None:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     services = Services(tmp_path_factory.mktemp("services"))
     try:
-        yield Broker(services.up(["kafka"]).bootstrap_servers)
+        yield Broker(str(services.up(["kafka"]).bootstrap_servers))
     finally:
         close_readers()
         services.down()
@@ -43,7 +43,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture
 def topic(broker: Broker, request: pytest.FixtureRequest) -> str:
-    name = request.node.name
+    name = str(request.node.name)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
     admin.create_topics([NewTopic(name, 2, 1)])[name].result(30)
     _rows.clear()
