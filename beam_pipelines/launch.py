@@ -44,11 +44,11 @@ class JobRequest:
     @property
     def lake(self) -> Lake:
         """Streams and batches have tables of their own: a batch replaces them, a stream adds to them."""
-        return Lake(self.settings.warehouse or str(self.settings.state_dir / "warehouse" / self.mode))
+        return Lake(self.settings.warehouse_of(self.mode))
 
     @property
     def checkpoint(self) -> str:
-        return self.settings.checkpoint or str((self.settings.state_dir / "checkpoints" / self.mode).absolute())
+        return self.settings.checkpoint_of(self.mode)
 
 
 @dataclass(frozen=True)

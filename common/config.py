@@ -48,16 +48,32 @@ class Settings:
     def key_file(self) -> Path:
         return self.pii_key_file or self.state_dir / "secrets" / "pii.key"
 
+    def warehouse_of(self, mode: str) -> str:
+        """Where the tables of a mode (stream, batch) are."""
+        return self.warehouse or str((self.state_dir / "warehouse" / mode).absolute())
+
+    def checkpoint_of(self, mode: str) -> str:
+        return self.checkpoint or str((self.state_dir / "checkpoints" / mode).absolute())
+
     def with_values(self, source: str, **values: Any) -> Settings:
         """A copy with some values replaced, and `source` noted as where they are from."""
         return replace(self, **values, sources={**self.sources, **dict.fromkeys(values, source)})
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(setting, value, source) of every setting. None of them is a secret: those never get in here."""
+        """(setting, value, source) of every setting, for people to read: an address without its credentials."""
         return [
-            (name, "" if value is None else str(value), self.sources.get(name, "default"))
+            (name, "" if value is None else without_credentials(str(value)), self.sources.get(name, "default"))
             for name, value in ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "sources")
         ]
+
+
+def without_credentials(address: str) -> str:
+    """
+    >>> without_credentials("https://key:secret@registry.example:443/v1"), without_credentials("broker:9092")
+    ('https://registry.example:443/v1', 'broker:9092')
+    """
+    scheme, separator, rest = address.rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2]
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:

@@ -21,9 +21,8 @@ from beam_pipelines.cli.probes import (
     ask_redis,
     ask_registry,
     with_running_services,
-    without_credentials,
 )
-from common.config import Settings
+from common.config import Settings, without_credentials
 from common.domain import load_domain
 from common.errors import PipelineError
 from common.pii import KEY_VARIABLE, load_key

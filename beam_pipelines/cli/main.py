@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -49,7 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Usage errors of the parser: Typer's classes for them are private, their interface is click's.
         if not hasattr(error, "format_message"):
             raise
-        say(f"error: {error.format_message()}")
-        say("  next: add --help to see what the command takes")
+        say(_usage(error))
         return USAGE
     return int(code or 0)
+
+
+def _usage(error: Any) -> str:
+    """What to say of a usage error: what is wrong, and the nearest right thing; or the help, if nothing was asked."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(error.format_message())
+    message = error.format_message()
+    if close := getattr(error, "possibilities", None):  # of an option; a command's are in its message
+        message = f"{error.message}. Did you mean {' or '.join(close)}?"
+    return f"error: {message}\n  next: add --help to see what the command takes"

@@ -22,7 +22,9 @@ class Format(StrEnum):
     JSON = "json"
 
 
-OutputOption = typer.Option("--output", help="text for people, json for programs (one object, the last line of stdout).")
+OutputOption = typer.Option(
+    "--output", help="text for people, json for programs (one object, the last line of stdout)."
+)
 
 
 def say(message: str) -> None:

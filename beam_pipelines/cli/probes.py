@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from common.config import Settings
+from common.config import Settings, without_credentials
 from common.errors import PipelineError
 from common.services.supervisor import ServiceStatus
 
@@ -130,15 +130,6 @@ def ask_redis(url: str) -> None:
         raise _unreachable("Redis", shown, str(error), "online_unreachable") from None
     except ValueError:  # it quotes parts of the URL, which may be the password
         raise _unreachable("Redis", shown, "no Redis URL", "bad_url") from None
-
-
-def without_credentials(url: str) -> str:
-    """
-    >>> without_credentials("https://key:secret@registry.example:443/v1"), without_credentials("broker:9092")
-    ('https://registry.example:443/v1', 'broker:9092')
-    """
-    scheme, separator, rest = url.rpartition("://")
-    return scheme + separator + rest.rpartition("@")[2]
 
 
 def _authorization(url: str) -> dict[str, str]:

@@ -73,6 +73,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Of the generator: the same seed, the same events.")] = 7,
     replay: Annotated[Path | None, typer.Option(help="A log to turn into events, instead of the generator.")] = None,
     log_format: Annotated[str | None, typer.Option("--format", help="Format of --replay, e.g. movielens.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="CSV of the reference table. Default: the domain's, or the replayed log's own.")
+    ] = None,
     topic: Annotated[str | None, typer.Option(help="Kafka topic. Default: the domain's.")] = None,
     warehouse: Annotated[str | None, typer.Option(help="Where tables go: a path, s3://... or gs://...")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Where a stream keeps its state and position.")] = None,
@@ -120,17 +123,18 @@ def run(
         if events is None:
             events = _demo_events(settings, domain, progress) if replay is None else 0
         produced: dict[str, Any] | None = None
+        own_reference: Path | None = None
         if events or replay is not None:
-            domain, produced = _produce(settings, domain, progress, events, seed, replay, log_format)
+            produced, own_reference = _produce(settings, progress, events, seed, replay, log_format)
         progress.step(f"{mode} on {runner}: starting")
         # Feast takes seconds to import; the job's driver mostly waits for its workers.
         threading.Thread(target=importlib.import_module, args=("beam_pipelines.serving.sample",), daemon=True).start()
-        from beam_pipelines.launch import JobRequest
+        from beam_pipelines.launch import JobRequest, with_reference
         from beam_pipelines.runners import RunnerName
 
         request = JobRequest(
             settings=settings,
-            domain=domain,
+            domain=with_reference(domain, reference or own_reference),
             runner=RunnerName(runner),
             streaming=mode is Mode.STREAM,
             until_drained=until_drained,
@@ -201,23 +205,17 @@ def _demo_events(settings: Settings, domain: Domain, progress: Progress) -> int:
 
 
 def _produce(
-    settings: Settings,
-    domain: Domain,
-    progress: Progress,
-    events: int,
-    seed: int,
-    replay: Path | None,
-    log_format: str | None,
-) -> tuple[Domain, dict[str, Any]]:
+    settings: Settings, progress: Progress, events: int, seed: int, replay: Path | None, log_format: str | None
+) -> tuple[dict[str, Any], Path | None]:
+    """-> (report, the reference table that belongs to the log if the domain's own does not fit)."""
     from beam_pipelines.cli.produce import produce_demo
-    from beam_pipelines.launch import with_reference
 
     progress.step(f"producing {replay.name if replay else f'{events:,} events'}")
     report = produce_demo(
         settings, events=events, seed=seed, replay=replay, format=log_format, on_progress=progress.produced
     )
     progress.step(f"produced {report.produced:,} messages, {report.produced / max(report.seconds, 1e-9):,.0f}/s")
-    return with_reference(domain, report.reference), report.as_dict()
+    return report.as_dict(), report.reference
 
 
 def _run_job(request: JobRequest, progress: Progress) -> JobReport:

@@ -11,7 +11,7 @@ import typer
 
 from beam_pipelines.cli.output import Format, OutputOption, emit_json, emit_table, say
 from beam_pipelines.cli.run import Mode
-from common.config import Settings, load_settings
+from common.config import Settings, load_settings, without_credentials
 from common.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def status(
         if each.name in settings.missing_services
     ]
     services += _configured_services(settings)
-    lake = Lake(settings.warehouse or str(settings.state_dir / "warehouse" / mode))
+    lake = Lake(settings.warehouse_of(mode))
     tables, dead = table_states(lake, domain), dead_letters(lake)
     # A batch keeps no state between runs.
-    place = settings.checkpoint or (str(settings.state_dir / "checkpoints" / mode) if mode is Mode.STREAM else "")
+    place = settings.checkpoint_of(mode) if mode is Mode.STREAM else ""
     position = checkpoint_state(place) if place else None
     if position is not None and reachable.bootstrap_servers:
         position = _with_lag(position, reachable, settings.topic or domain.topic)
@@ -76,7 +76,7 @@ def status(
 
 def _configured_services(settings: Settings) -> Iterable[ServiceState]:
     """The services that have an address, asked now."""
-    from beam_pipelines.cli.probes import ADDRESS_SETTINGS, ask_kafka, ask_redis, ask_registry, without_credentials
+    from beam_pipelines.cli.probes import ADDRESS_SETTINGS, ask_kafka, ask_redis, ask_registry
 
     asks: dict[str, Callable[[], object]] = {
         "kafka": lambda: ask_kafka(settings, settings.topic),

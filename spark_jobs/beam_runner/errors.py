@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
 
-class RunnerError(Exception):
+from common.errors import PipelineError
+
+
+class RunnerError(PipelineError):
     """Base of the runner's errors. `hint` is the way out."""
 
+    CODE: ClassVar[str] = "runner"
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{message} {hint}" if hint else message)
-        self.hint = hint
+        super().__init__(message, code=self.CODE, hint=hint)
 
 
 class UnsupportedPipelineError(RunnerError):
     """The pipeline asks for something the runner does not have; raised before anything starts, all gaps at once."""
+
+    CODE = "unsupported_pipeline"
 
     def __init__(self, gaps: list[str]) -> None:
         super().__init__("SparkRunner cannot run this pipeline: " + "; ".join(sorted(gaps)) + ".")
@@ -22,12 +29,16 @@ class UnsupportedPipelineError(RunnerError):
 class FencedError(RunnerError):
     """Another driver committed the epoch that this one was about to commit."""
 
+    CODE = "fenced"
+
 
 class StepError(RunnerError):
     """A user's function raised in a worker. The message ends with Beam's "[while running 'step']".
 
     `worker_traceback` is the Python traceback in the worker, without the JVM's frames around it.
     """
+
+    CODE = "step_failed"
 
     def __init__(self, message: str, worker_traceback: str) -> None:
         super().__init__(message)
@@ -52,3 +63,5 @@ class StepError(RunnerError):
 
 class CheckpointError(RunnerError):
     """A manifest or state file is missing, damaged, or belongs to another pipeline."""
+
+    CODE = "bad_checkpoint"

@@ -103,7 +103,8 @@ class Manifest:
             version = data["format"]
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
-                f"{where} is not a manifest.", hint="Restore it from a copy of the checkpoint, or start on a new checkpoint."
+                f"{where} is not a manifest.",
+                hint="Restore it from a copy of the checkpoint, or start on a new checkpoint.",
             ) from None
         if version != FORMAT:
             raise CheckpointError(f"{where} has manifest format {version}; this version reads {FORMAT}.")
