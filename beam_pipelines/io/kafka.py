@@ -14,8 +14,9 @@ from apache_beam.pvalue import PBegin, PCollection
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
+from confluent_kafka import Message
 
-from beam_pipelines.io.partition_reader import Record, borrow_reader, committed_range, list_partitions
+from beam_pipelines.io.partition_reader import borrow_reader, committed_range, list_partitions
 from common.kafka_config import KafkaSettings
 from common.records import RAW_SCHEMA
 
@@ -122,18 +123,19 @@ class _Read(beam.DoFn, RestrictionProvider):
         else:
             tracker.defer_remainder(Duration(0) if left <= 0 else IDLE_DELAY)
 
-    def _batch(self, partition: int, records: list[Record], before: Timestamp | None) -> tuple[pa.RecordBatch, int]:
+    def _batch(self, partition: int, records: list[Message], before: Timestamp | None) -> tuple[pa.RecordBatch, int]:
         """-> (RAW batch, newest Kafka timestamp of the partition so far)."""
         count = len(records)
-        times_ms = np.fromiter((record.timestamp()[1] for record in records), np.int64, count)
+        # `map` over the C methods: 60 ns a value, against 130 ns in a comprehension.
+        times_ms = np.fromiter((time_ms for _, time_ms in map(Message.timestamp, records)), np.int64, count)
         columns = [
             pa.repeat(self._topic, count),
             pa.array(np.full(count, partition, np.int32)),
-            pa.array(np.fromiter((record.offset() for record in records), np.int64, count)),
+            pa.array(np.fromiter(map(Message.offset, records), np.int64, count)),
             pa.array(times_ms),
             pa.array(watermarks_ms(times_ms, None if before is None else before.micros // 1000, self._grace_ms)),
-            pa.array([record.key() for record in records], pa.binary()),
-            pa.array([record.value() for record in records], pa.binary()),
+            pa.array(list(map(Message.key, records)), pa.binary()),
+            pa.array(list(map(Message.value, records)), pa.binary()),
         ]
         newest_ms = int(times_ms.max())
         if before is not None:

@@ -9,9 +9,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from common.errors import Origin, PipelineError
 from common.kafka_config import KafkaSettings, kafka_config
@@ -40,16 +39,6 @@ _CONFIG: Mapping[str, str | int | bool] = {
     "max.partition.fetch.bytes": 8_388_608,
     "fetch.wait.max.ms": 50,
 }
-
-
-class Record(Protocol):
-    """What is used of confluent_kafka.Message."""
-
-    def offset(self) -> int: ...
-    def timestamp(self) -> tuple[int, int]: ...
-    def key(self) -> bytes | None: ...
-    def value(self) -> bytes | None: ...
-    def error(self) -> KafkaError | None: ...
 
 
 def list_partitions(kafka: KafkaSettings, topic: str) -> list[int]:
@@ -104,19 +93,20 @@ class PartitionReader:
         self.position = self._fetched = offset
         self._at_end = False
 
-    def read(self, rows: int, stop: int) -> list[Record]:
+    def read(self, rows: int, stop: int) -> list[Message]:
         """The next `rows` records before offset `stop`; fewer only at the end of the partition.
 
         Raises:
             PipelineError: Kafka reports an error, or says nothing for `SILENCE_SECONDS`.
         """
-        records: list[Record] = []
+        records: list[Message] = []
         deadline = time.monotonic() + SILENCE_SECONDS
         while len(records) < rows and self._fetched < stop:
             polled = self._consumer.consume(rows - len(records), POLL_SECONDS)
-            fresh = [record for record in polled if record.error() is None]
-            if len(fresh) < len(polled):
-                self._note([error for record in polled if (error := record.error()) is not None])
+            fresh, errors = polled, [error for error in map(Message.error, polled) if error is not None]
+            if errors:
+                fresh = [record for record in polled if record.error() is None]
+                self._note(errors)
             if fresh:
                 records += fresh
                 self._fetched = fresh[-1].offset() + 1
@@ -130,7 +120,7 @@ class PartitionReader:
             records.pop()
         return records
 
-    def accept(self, records: list[Record]) -> None:
+    def accept(self, records: list[Message]) -> None:
         """Says that the records were claimed: only then may the next reader go on behind them."""
         self.position = records[-1].offset() + 1
 

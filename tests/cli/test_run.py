@@ -6,6 +6,7 @@ The real flow, on real services, is in tests/cli/test_interrupt.py and tests/fau
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import pytest
 from beam_pipelines import launch
 from beam_pipelines.accounting import Accounts
 from beam_pipelines.cli import produce as produce_command
+from beam_pipelines.io import partition_reader
 from beam_pipelines.launch import JobReport, JobRequest
 from common.errors import PipelineError
 from common.produce import ProduceReport
@@ -57,6 +59,7 @@ class World:
     report: JobReport = BALANCED
     sample: dict[str, Any] | None = field(default_factory=lambda: dict(SAMPLE))
     error: BaseException | None = None  # of the job
+    existing: int = 0  # messages in the topic
     journal: list[str] = field(default_factory=list)
     requests: list[JobRequest] = field(default_factory=list)
 
@@ -103,7 +106,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     sample = ModuleType("sample")  # in place of the real one, which imports Feast: 5-7 s
     sample.read_sample = read_sample  # type: ignore[attr-defined]
-    monkeypatch.setitem(__import__("sys").modules, "beam_pipelines.serving.sample", sample)
+    monkeypatch.setitem(sys.modules, "beam_pipelines.serving.sample", sample)
+    monkeypatch.setattr(partition_reader, "count_records", lambda *_: world.existing)
     monkeypatch.setattr(supervisor, "Services", FakeServices)
     monkeypatch.setattr(produce_command, "produce_demo", produce)
     monkeypatch.setattr(launch, "Job", FakeJob)
@@ -204,6 +208,16 @@ def test_the_embedded_demo_makes_a_private_key_once(cli: Cli, world: World, tmp_
 def test_events_can_be_left_out(cli: Cli, world: World) -> None:
     assert cli("run", "--events", "0").code == 0
     assert not any(step.startswith("produce") for step in world.journal)
+
+
+def test_a_topic_that_has_messages_gets_no_more_unless_asked(cli: Cli, world: World) -> None:
+    """The same seed gives the same events: they would all be duplicates."""
+    world.existing = 1_234
+    outcome = cli("run")
+    assert "produce" not in " ".join(world.journal)
+    assert "1,234 messages" in outcome.err
+    cli("run", "--events=5")
+    assert "produce 5 to 127.0.0.1:1" in world.journal
 
 
 def test_a_replay_brings_its_reference_table(cli: Cli, world: World, tmp_path: Path) -> None:
