@@ -1,1 +1,1 @@
-"""Measurements of the whole, run by `make bench`. Figures of one run are compared with each other, never across runs."""
+"""Measurements of the whole, run by `make bench`. Figures are compared within a run, never across runs."""

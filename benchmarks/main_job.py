@@ -85,9 +85,7 @@ def main() -> int:
             )
             create_key_file(settings.key_file)
             produced = produce_demo(settings, events=options.events)
-            timings = [
-                measure(settings, mode, run, folder) for mode in ("stream", "batch") for run in ("cold", "warm")
-            ]
+            timings = [measure(settings, mode, run, folder) for mode in ("stream", "batch") for run in ("cold", "warm")]
     document: dict[str, Any] = {
         "cores": os.cpu_count(),
         "events": options.events,

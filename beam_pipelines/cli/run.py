@@ -184,10 +184,10 @@ def _require_pii_key(settings: Settings, progress: Progress) -> None:
     from common.pii import KEY_VARIABLE, create_key_file, load_key
 
     path = settings.key_file
-    if KEY_VARIABLE not in os.environ and not path.exists():
-        if settings.sources.get("bootstrap_servers") == EMBEDDED:
-            create_key_file(path)
-            progress.step(f"made a key for personal data: {path}")
+    is_demo = settings.sources.get("bootstrap_servers") == EMBEDDED
+    if is_demo and KEY_VARIABLE not in os.environ and not path.exists():
+        create_key_file(path)
+        progress.step(f"made a key for personal data: {path}")
     load_key(path)
 
 

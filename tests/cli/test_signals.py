@@ -24,7 +24,7 @@ def test_the_first_signal_asks_to_stop_and_the_block_goes_on(number: int, capsys
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_stops_at_once(second: int) -> None:
     asked: list[bool] = []
-    with pytest.raises(KeyboardInterrupt), draining(lambda: asked.append(True)):
+    with pytest.raises(KeyboardInterrupt), draining(lambda: asked.append(True)):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), second)
         pytest.fail("went on after the second signal")

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -62,7 +63,7 @@ def test_other_runners_publish_once_when_all_is_staged(tmp_path: Path, descripto
     ]
 
 
-def write(lake: Lake, batches: Sequence[pa.RecordBatch], **options: object) -> None:
+def write(lake: Lake, batches: Sequence[pa.RecordBatch], **options: Any) -> None:
     with pipeline() as p:
         _ = p | beam.Create(batches) | beam.Reshuffle() | "silver" >> WriteTable(lake, SPEC, **options)
 

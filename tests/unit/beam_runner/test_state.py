@@ -19,7 +19,9 @@ epochs_of_changes = st.lists(
 )
 
 
-def write_epoch(checkpoint: Checkpoint, cache: StateCache, chain: tuple[Frame, ...], epoch: int, changes: list[Change]):
+def write_epoch(
+    checkpoint: Checkpoint, cache: StateCache, chain: tuple[Frame, ...], epoch: int, changes: list[Change]
+) -> tuple[Frame, ...]:
     group = cache.take(checkpoint, "stage", 3, chain)
     for key, value in changes:
         if value is None:
@@ -33,7 +35,7 @@ def write_epoch(checkpoint: Checkpoint, cache: StateCache, chain: tuple[Frame, .
 
 @given(epochs=epochs_of_changes)
 def test_any_history_is_read_back_by_warm_stale_and_cold_workers(
-    tmp_path_factory: pytest.TempPathFactory, epochs
+    tmp_path_factory: pytest.TempPathFactory, epochs: list[list[Change]]
 ) -> None:
     checkpoint = Checkpoint(tmp_path_factory.mktemp("checkpoint"))
     checkpoint.prepare()

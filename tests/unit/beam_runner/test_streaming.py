@@ -123,7 +123,7 @@ def test_state_of_expired_windows_is_collected(tmp_path: Path) -> None:
 
 
 def test_state_that_the_new_pipeline_cannot_read_is_refused_by_name(tmp_path: Path) -> None:
-    def build(key_type: type) -> Build:
+    def build(key_type: Any) -> Build:
         def inner(p: beam.Pipeline) -> None:
             _ = (
                 p

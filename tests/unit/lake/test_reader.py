@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -62,7 +63,7 @@ def test_a_missing_table_says_so(lake: Lake) -> None:
 
 def test_current_rows_are_the_newest_panes(lake: Lake) -> None:
     random.seed(3)
-    panes = [
+    panes: list[dict[str, Any]] = [
         {
             "user_id": random.choice("abc"),
             "tile_start": DAY + timedelta(hours=random.randrange(4)),
