@@ -117,15 +117,16 @@ def run(
         raise ConfigError("--replay and --format go together", code="replay_format", hint="add --format movielens")
     settings = load_settings({name: context.params[name] for name in _SETTINGS})
     domain = load_domain(settings.repo)
-    progress = Progress()
-    with _services(settings, progress, keep=keep_services) as settings:
+    if log_format is not None and not settings.topic:
+        settings = _place_of_replay(settings, domain, mode, log_format)
+    with Progress() as progress, _services(settings, progress, keep=keep_services) as settings:
         _require_pii_key(settings, progress)
-        if events is None:
-            events = _demo_events(settings, domain, progress) if replay is None else 0
         produced: dict[str, Any] | None = None
-        own_reference: Path | None = None
-        if events or replay is not None:
-            produced, own_reference = _produce(settings, progress, events, seed, replay, log_format)
+        if _wants_messages(settings, domain, progress, events, replay):
+            count = DEMO_EVENTS if events is None else events
+            produced = _produce(settings, progress, count, seed, replay, log_format)
+        # Where `produce` leaves the reference table that belongs to a log, if the domain's own does not fit.
+        own_reference = settings.state_dir / "reference" / f"{log_format or 'generated'}.csv"
         progress.step(f"{mode} on {runner}: starting")
         # Feast takes seconds to import; the job's driver mostly waits for its workers.
         threading.Thread(target=importlib.import_module, args=("beam_pipelines.serving.sample",), daemon=True).start()
@@ -134,7 +135,7 @@ def run(
 
         request = JobRequest(
             settings=settings,
-            domain=with_reference(domain, reference or own_reference),
+            domain=with_reference(domain, reference or (own_reference if own_reference.exists() else None)),
             runner=RunnerName(runner),
             streaming=mode is Mode.STREAM,
             until_drained=until_drained,
@@ -191,23 +192,38 @@ def _require_pii_key(settings: Settings, progress: Progress) -> None:
     load_key(path)
 
 
-def _demo_events(settings: Settings, domain: Domain, progress: Progress) -> int:
-    """How many to generate if nobody said: none for a real Kafka, or for a topic that has some already."""
+def _place_of_replay(settings: Settings, domain: Domain, mode: Mode, log_format: str) -> Settings:
+    """A replayed log gets a topic, tables and a checkpoint of its own, unless a topic is named.
+
+    Its clock may be decades behind that of the events in the domain's topic, where all of it would be too late.
+    """
+    name = f"{mode}-{log_format}"
+    place = {"topic": f"{domain.topic}_{log_format}"}
+    place |= {} if settings.warehouse else {"warehouse": settings.warehouse_of(name)}
+    place |= {} if settings.checkpoint else {"checkpoint": settings.checkpoint_of(name)}
+    return settings.with_values(f"replay of {log_format}", **place)
+
+
+def _wants_messages(
+    settings: Settings, domain: Domain, progress: Progress, events: int | None, replay: Path | None
+) -> bool:
+    """Whether to fill the topic first: as asked; on the embedded Kafka, unasked, or with a replay, if it is empty."""
+    if events is not None and replay is None:
+        return events > 0
     if settings.sources.get("bootstrap_servers") != EMBEDDED:
-        return 0
+        return replay is not None
     from beam_pipelines.io.partition_reader import count_records
 
     topic = settings.topic or domain.topic
     existing = count_records(settings, topic)
     if existing:
-        progress.step(f"topic {topic} has {existing:,} messages; none are added (--events N adds some)")
-    return 0 if existing else DEMO_EVENTS
+        progress.step(f"topic {topic} has {existing:,} messages; none are added (--events N adds generated ones)")
+    return existing == 0
 
 
 def _produce(
     settings: Settings, progress: Progress, events: int, seed: int, replay: Path | None, log_format: str | None
-) -> tuple[dict[str, Any], Path | None]:
-    """-> (report, the reference table that belongs to the log if the domain's own does not fit)."""
+) -> dict[str, Any]:
     from beam_pipelines.cli.produce import produce_demo
 
     progress.step(f"producing {replay.name if replay else f'{events:,} events'}")
@@ -215,7 +231,7 @@ def _produce(
         settings, events=events, seed=seed, replay=replay, format=log_format, on_progress=progress.produced
     )
     progress.step(f"produced {report.produced:,} messages, {report.produced / max(report.seconds, 1e-9):,.0f}/s")
-    return report.as_dict(), report.reference
+    return report.as_dict()
 
 
 def _run_job(request: JobRequest, progress: Progress) -> JobReport:

@@ -56,7 +56,7 @@ def test_nothing_is_there(cli: Cli, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     text = cli("status")
     assert text.code == 0
-    assert "No epoch is committed in .pipelines/checkpoints/stream" in text.out
+    assert f"No epoch is committed in {tmp_path}/.pipelines/checkpoints/stream" in text.out.replace("\n", "")
 
 
 @pytest.mark.parametrize("mode", ["stream", "batch"])

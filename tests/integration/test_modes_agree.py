@@ -62,6 +62,7 @@ def run(tmp_path: Path, endpoints: Endpoints, *flags: str) -> dict[str, Any]:
         f"--bootstrap-servers={endpoints.bootstrap_servers}",
         f"--registry-url={endpoints.registry_url}",
         f"--redis-url={endpoints.redis_url}",
+        "--topic=ratings",
         *flags,
     ]
     done = subprocess.run(
