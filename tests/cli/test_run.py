@@ -98,7 +98,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     def produce(settings: Any, *, events: int, seed: int, replay: Path | None, **_: object) -> ProduceReport:
         world.journal.append(f"produce {replay or events} to {settings.bootstrap_servers}")
-        return ProduceReport("t", 1, events, 1.0, {}, reference=Path("reference.csv") if replay else None)
+        if replay:
+            reference = settings.state_dir / "reference" / "movielens.csv"
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.touch()
+        return ProduceReport("t", 1, events, 1.0, {}, reference=None)
 
     def read_sample(*_: object, **__: object) -> dict[str, Any] | None:
         world.journal.append("sample")
@@ -225,7 +229,18 @@ def test_a_replay_brings_its_reference_table(cli: Cli, world: World, tmp_path: P
     assert cli("run", "--replay", "ratings.csv", "--format", "movielens").code == 0
     reference = world.requests[0].domain.reference
     assert reference is not None
-    assert reference.file == tmp_path / "reference.csv"
+    assert reference.file == tmp_path / ".pipelines" / "reference" / "movielens.csv"
+
+
+def test_a_replay_shares_nothing_with_the_generated_events(cli: Cli, world: World, tmp_path: Path) -> None:
+    """Its clock is decades behind theirs: in their topic all of it would be too late."""
+    (tmp_path / "ratings.csv").touch()
+    cli("run")
+    cli("run", "--replay", "ratings.csv", "--format", "movielens")
+    generated, replayed = world.requests
+    assert replayed.settings.topic not in ("", generated.domain.topic)
+    assert replayed.lake.warehouse != generated.lake.warehouse
+    assert replayed.checkpoint != generated.checkpoint
 
 
 def test_services_stop_when_the_job_fails(cli: Cli, world: World) -> None:
