@@ -14,11 +14,13 @@ import polars as pl
 
 from beam_pipelines.accounting import Accounts
 from beam_pipelines.io.kafka import SLICE_ROWS, ReadFromKafka
+from beam_pipelines.io.partition_reader import close_readers
+from beam_pipelines.job_identity import JobIdentity, claim_checkpoint
 from beam_pipelines.pipelines.job import JobConfig, Online, build, tables
 from beam_pipelines.runners import RunnerName, RunnerPlan, make_runner
 from common.config import Settings
 from common.domain import Domain
-from common.errors import ConfigError
+from common.errors import PipelineError
 from common.lake import Lake, current_panes, scan
 from common.schema_registry import Registry
 
@@ -45,6 +47,14 @@ class JobRequest:
     def lake(self) -> Lake:
         """Streams and batches have tables of their own: a batch replaces them, a stream adds to them."""
         return Lake(self.settings.warehouse_of(self.mode))
+
+    @property
+    def topic(self) -> str:
+        return self.settings.topic or self.domain.topic
+
+    @property
+    def identity(self) -> JobIdentity:
+        return JobIdentity(self.domain.name, self.topic, self.lake.warehouse, self.settings.buckets)
 
     @property
     def checkpoint(self) -> str:
@@ -79,7 +89,6 @@ class Job:
         self._result: Any = None
         self._epoch_seconds: list[float] = []
         self._started = 0.0
-        self._first_consumed: int | None = None
         self._stop = False
 
     def request_stop(self) -> None:
@@ -93,7 +102,7 @@ class Job:
         request = self._request
         run_id = uuid.uuid4().hex[:12]
         if request.streaming:
-            keep_buckets(Path(request.checkpoint), request.settings.buckets)
+            claim_checkpoint(Path(request.checkpoint), request.identity)
         before = _consumed_before(request)
         runner, options = make_runner(
             RunnerPlan(
@@ -109,10 +118,17 @@ class Job:
         self._started = time.monotonic()
         pipeline = beam.Pipeline(runner=runner, options=options)
         build(pipeline, job_config(request, run_id))
-        self._result = pipeline.run()
-        if self._stop:
-            self.request_stop()
-        self._result.wait_until_finish()
+        try:
+            self._result = pipeline.run()
+            if self._stop:
+                self.request_stop()
+            self._result.wait_until_finish()
+        except PipelineError:
+            raise
+        except Exception as error:  # Beam's own runners wrap what a step raised in types of theirs
+            raise PipelineError(f"{error}", code="job_failed", step=str(request.runner)) from error
+        finally:
+            close_readers()  # a runner in this process leaves them open, and they complain when the broker stops
         seconds = time.monotonic() - self._started
         counters = _counters(self._result)
         accounts = Accounts.from_counters(counters, request.domain)
@@ -141,7 +157,7 @@ def job_config(request: JobRequest, run_id: str) -> JobConfig:
     settings, domain = request.settings, request.domain
     source = ReadFromKafka(
         settings,
-        settings.topic or domain.topic,
+        request.topic,
         grace_ms=domain.lateness.grace_ms,
         bounded=not request.streaming,
         slice_rows=request.slice_rows,
@@ -165,23 +181,6 @@ def with_reference(domain: Domain, file: Path | None) -> Domain:
     if file is None or domain.reference is None:
         return domain
     return replace(domain, reference=replace(domain.reference, file=file.absolute()))
-
-
-def keep_buckets(checkpoint: Path, buckets: int) -> None:
-    """Notes the number of buckets in a new checkpoint and refuses another number in an old one.
-
-    Events are found again by their bucket: with another number, duplicates would miss their originals.
-    """
-    note = checkpoint / "buckets"
-    if not note.exists():
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        note.write_text(str(buckets))
-    elif (before := int(note.read_text())) != buckets:
-        raise ConfigError(
-            f"checkpoint {checkpoint} was started with {before} buckets, not {buckets}",
-            code="buckets_changed",
-            hint=f"run with --buckets {before}, or start on a new --checkpoint",
-        )
 
 
 def _counters(result: Any) -> dict[str, int]:

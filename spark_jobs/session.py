@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,4 +49,18 @@ def spark_session(
     builder = SparkSession.builder.appName(name).master(master or f"local[{cores or os.cpu_count() or 2}]")
     for key, value in settings.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    with _sigint_kept():
+        return builder.getOrCreate()
+
+
+@contextmanager
+def _sigint_kept() -> Iterator[None]:
+    """A new SparkContext takes SIGINT for itself: its handler cancels all jobs, so that no epoch could be finished."""
+    if threading.current_thread() is not threading.main_thread():  # there it takes nothing
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

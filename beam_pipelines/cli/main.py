@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import typer
@@ -38,6 +41,8 @@ app.command("config")(config.config)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code."""
     logs.set_up()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
     except PipelineError as error:
@@ -53,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(_usage(error))
         return USAGE
     return int(code or 0)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: through its `finally` blocks, which stop the services it started."""
+    raise KeyboardInterrupt
 
 
 def _usage(error: Any) -> str:

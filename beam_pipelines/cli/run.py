@@ -71,7 +71,10 @@ def run(
         typer.Option(help=f"Messages to generate first. Default: {DEMO_EVENTS:,} on embedded Kafka, else 0.", min=0),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the generator: the same seed, the same events.")] = 7,
-    replay: Annotated[Path | None, typer.Option(help="A log to turn into events, instead of the generator.")] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="A log to turn into events, instead of the generator.", exists=True, dir_okay=False),
+    ] = None,
     log_format: Annotated[str | None, typer.Option("--format", help="Format of --replay, e.g. movielens.")] = None,
     reference: Annotated[
         Path | None, typer.Option(help="CSV of the reference table. Default: the domain's, or the replayed log's own.")
@@ -115,6 +118,11 @@ def run(
         )
     if (replay is None) != (log_format is None):
         raise ConfigError("--replay and --format go together", code="replay_format", hint="add --format movielens")
+    if context.args:
+        # The job does it too; here it costs no start of services. Beam takes 2 s to import, so only when needed.
+        from beam_pipelines.runners import RunnerName, RunnerPlan, make_runner
+
+        make_runner(RunnerPlan(RunnerName(runner), streaming=mode is Mode.STREAM, beam_options=tuple(context.args)))
     settings = load_settings({name: context.params[name] for name in _SETTINGS})
     domain = load_domain(settings.repo)
     if log_format is not None and not settings.topic:
@@ -125,8 +133,6 @@ def run(
         if _wants_messages(settings, domain, progress, events, replay):
             count = DEMO_EVENTS if events is None else events
             produced = _produce(settings, progress, count, seed, replay, log_format)
-        # Where `produce` leaves the reference table that belongs to a log, if the domain's own does not fit.
-        own_reference = settings.state_dir / "reference" / f"{log_format or 'generated'}.csv"
         progress.step(f"{mode} on {runner}: starting")
         # Feast takes seconds to import; the job's driver mostly waits for its workers.
         threading.Thread(target=importlib.import_module, args=("beam_pipelines.serving.sample",), daemon=True).start()
@@ -135,7 +141,7 @@ def run(
 
         request = JobRequest(
             settings=settings,
-            domain=with_reference(domain, reference or (own_reference if own_reference.exists() else None)),
+            domain=with_reference(domain, reference or _own_reference(settings, log_format)),
             runner=RunnerName(runner),
             streaming=mode is Mode.STREAM,
             until_drained=until_drained,
@@ -202,6 +208,14 @@ def _place_of_replay(settings: Settings, domain: Domain, mode: Mode, log_format:
     place |= {} if settings.warehouse else {"warehouse": settings.warehouse_of(name)}
     place |= {} if settings.checkpoint else {"checkpoint": settings.checkpoint_of(name)}
     return settings.with_values(f"replay of {log_format}", **place)
+
+
+def _own_reference(settings: Settings, log_format: str | None) -> Path | None:
+    """The reference table that `produce` left for a replayed or generated log, if the domain's own does not fit it."""
+    if log_format is None and settings.sources.get("bootstrap_servers") != EMBEDDED:
+        return None
+    path = settings.state_dir / "reference" / f"{log_format or 'generated'}.csv"
+    return path if path.exists() else None
 
 
 def _wants_messages(

@@ -56,9 +56,10 @@ class StepError(RunnerError):
         while lines and not lines[-1].strip():
             lines.pop()
         kept = "\n".join(lines).split("\n\n")[0].splitlines()
-        # The exception itself follows the last indented line (a frame); its message may have several lines.
-        frames_end = max((i for i, line in enumerate(kept) if line.startswith("  ")), default=0)
-        return cls("\n".join(kept[frames_end + 1 :]).strip() or kept[-1], "\n".join(kept))
+        # The exception follows the last frame; its message may have several lines, and a hint among them is indented.
+        last_frame = max((i for i, line in enumerate(kept) if line.startswith('  File "')), default=0)
+        rest = [i for i, line in enumerate(kept) if i > last_frame and not line.startswith(" ")]
+        return cls("\n".join(kept[rest[0] :] if rest else kept[-1:]).strip(), "\n".join(kept))
 
 
 class CheckpointError(RunnerError):

@@ -274,3 +274,19 @@ def test_batches_and_streams_have_tables_of_their_own(cli: Cli, world: World) ->
 def test_what_follows_two_dashes_is_for_the_runner(cli: Cli, world: World) -> None:
     cli("run", "--", "--key_groups=8", "--epoch_interval_ms=500")
     assert world.requests[0].beam_options == ("--key_groups=8", "--epoch_interval_ms=500")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--", "--key_grops=8"), "no Beam option is named key_grops"),
+        (("--replay", "absent.csv", "--format", "movielens"), "absent.csv"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_services_start(
+    cli: Cli, world: World, arguments: tuple[str, ...], message: str
+) -> None:
+    outcome = cli("run", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert world.journal == []

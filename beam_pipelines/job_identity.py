@@ -1,0 +1,53 @@
+"""Which job a checkpoint belongs to: what may not change while its state lives on."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.errors import ConfigError
+
+FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """Settings that state and position depend on, and that no runner can see.
+
+    topic: offsets of one topic mean nothing in another.
+    buckets: an event id is remembered in its bucket; in another number of buckets it would be looked for elsewhere,
+        found new, and be in silver twice, with accounts that balance.
+    warehouse: the counters of the checkpoint are those of its tables.
+    """
+
+    domain: str
+    topic: str
+    warehouse: str
+    buckets: int
+
+
+def claim_checkpoint(root: Path, job: JobIdentity) -> None:
+    """Notes the job in a new checkpoint; raises ConfigError `other_job` if it is another's."""
+    path = root / FILE
+    root.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{FILE}.{uuid.uuid4().hex}.tmp")
+    draft.write_text(json.dumps(asdict(job)) + "\n")
+    try:
+        os.link(draft, path)  # whole or not at all, and only if absent
+        return
+    except FileExistsError:
+        known = json.loads(path.read_text())
+    finally:
+        draft.unlink()
+    changed = [
+        f"{name} was {known.get(name)!r}, is {ours!r}" for name, ours in asdict(job).items() if known.get(name) != ours
+    ]
+    if changed:
+        raise ConfigError(
+            f"checkpoint {root} belongs to another job: {'; '.join(changed)}",
+            code="other_job",
+            hint="give back the old values, or start anew with another --checkpoint and another --warehouse",
+        )
