@@ -15,12 +15,12 @@ import polars as pl
 from beam_pipelines.accounting import Accounts
 from beam_pipelines.io.kafka import SLICE_ROWS, ReadFromKafka
 from beam_pipelines.io.partition_reader import close_readers
+from beam_pipelines.job_error import job_error
 from beam_pipelines.job_identity import JobIdentity, claim_checkpoint
 from beam_pipelines.pipelines.job import JobConfig, Online, build, tables
 from beam_pipelines.runners import RunnerName, RunnerPlan, make_runner
 from common.config import Settings
 from common.domain import Domain
-from common.errors import PipelineError
 from common.lake import Lake, current_panes, scan
 from common.schema_registry import Registry
 
@@ -123,10 +123,8 @@ class Job:
             if self._stop:
                 self.request_stop()
             self._result.wait_until_finish()
-        except PipelineError:
-            raise
-        except Exception as error:  # Beam's own runners wrap what a step raised in types of theirs
-            raise PipelineError(f"{error}", code="job_failed", step=str(request.runner)) from error
+        except Exception as error:
+            raise job_error(error, request.settings.state_dir / "errors" / f"{run_id}.log") from error
         finally:
             close_readers()  # a runner in this process leaves them open, and they complain when the broker stops
         seconds = time.monotonic() - self._started

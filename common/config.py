@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 
@@ -68,12 +69,15 @@ class Settings:
 
 
 def without_credentials(address: str) -> str:
+    """A URL without its user, password and query; anything else as it is.
+
+    >>> without_credentials("https://key:secret@registry.example:443/v1?token=x"), without_credentials("/home/a@b")
+    ('https://registry.example:443/v1', '/home/a@b')
     """
-    >>> without_credentials("https://key:secret@registry.example:443/v1"), without_credentials("broker:9092")
-    ('https://registry.example:443/v1', 'broker:9092')
-    """
-    scheme, separator, rest = address.rpartition("://")
-    return scheme + separator + rest.rpartition("@")[2]
+    if "://" not in address:
+        return address
+    url = urlsplit(address)
+    return urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -104,7 +108,30 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str] = os.
     for name, value in flags.items():
         if value is not None:
             add(name, value, f"flag --{name.replace('_', '-')}")
+    _check(values, sources)
     return Settings(**values, sources=sources)
+
+
+def _check(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """What would fail only after services have started, or leak."""
+
+    def refuse(name: str, why: str, hint: str) -> None:
+        raise ConfigError(f"{sources[name]}: {name} {why}", code="bad_setting", hint=hint)
+
+    for name, least in (("buckets", 1), ("parallelism", 0)):
+        if values.get(name, least) < least:
+            refuse(name, f"must be {least} or more", f"--{name} {max(least, 2)}")
+    if "://" in values.get("checkpoint", ""):
+        refuse("checkpoint", "must be a folder on a local or shared file system", "--checkpoint /mnt/checkpoints/job")
+    for name in ("registry_url", "redis_url"):
+        if urlsplit(values.get(name, "")).password is not None:
+            refuse(name, "must not hold a password: settings are shown and shipped to workers", _PASSWORD_HINT[name])
+
+
+_PASSWORD_HINT = {
+    "registry_url": "registries with passwords are not supported yet",
+    "redis_url": "export PIPELINES_REDIS_PASSWORD=...",
+}
 
 
 def _file_values(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def spark_session(
         "spark.driver.host": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.sql.shuffle.partitions": "4",
+        # A lost shuffle output fails the epoch instead of being recomputed: see SparkTransport.
+        "spark.stage.maxConsecutiveAttempts": "1",
+        "spark.speculation": "false",
         "spark.python.daemon.module": "spark_jobs.beam_runner.daemon",
         "spark.shuffle.compress": "false",  # parcels hold Arrow buffers: on one machine LZ4 costs more than it saves
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_CONFIG}",

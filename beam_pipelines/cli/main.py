@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from beam_pipelines.cli import config, doctor, logs, produce, run, services, status
-from beam_pipelines.cli.output import say
+from beam_pipelines.cli.output import emit_json, say
 from common.errors import ConfigError, PipelineError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
     except PipelineError as error:
         say(f"error: {error}")
+        if _wants_json(arguments):
+            emit_json({"error": {"code": error.code, "message": error.message, "step": error.step, "hint": error.hint}})
         return USAGE if isinstance(error, ConfigError) else FAILED
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
@@ -58,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(_usage(error))
         return USAGE
     return int(code or 0)
+
+
+def _wants_json(arguments: Sequence[str] | None) -> bool:
+    given = " ".join(sys.argv[1:] if arguments is None else arguments)
+    return "--output=json" in given or "--output json" in given
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from beam_pipelines.launch import JobReport, JobRequest
 
 DEMO_EVENTS = 100_000
+REPLAY = "replay"  # the source of settings that a replayed log brings
 EMBEDDED = "embedded service"  # the source of an address that this command started itself
 
 _SETTINGS = (
@@ -129,6 +130,9 @@ def run(
         settings = _place_of_replay(settings, domain, mode, log_format)
     with Progress() as progress, _services(settings, progress, keep=keep_services) as settings:
         _require_pii_key(settings, progress)
+        if settings.sources.get("topic", "").startswith(REPLAY) and settings.sources.get("redis_url") == EMBEDDED:
+            # Features of two logs must not meet in one key space; on a server of your own, name a database.
+            settings = settings.with_values(EMBEDDED, redis_url=f"{settings.redis_url}/1")
         produced: dict[str, Any] | None = None
         if _wants_messages(settings, domain, progress, events, replay):
             count = DEMO_EVENTS if events is None else events
@@ -207,7 +211,7 @@ def _place_of_replay(settings: Settings, domain: Domain, mode: Mode, log_format:
     place = {"topic": f"{domain.topic}_{log_format}"}
     place |= {} if settings.warehouse else {"warehouse": settings.warehouse_of(name)}
     place |= {} if settings.checkpoint else {"checkpoint": settings.checkpoint_of(name)}
-    return settings.with_values(f"replay of {log_format}", **place)
+    return settings.with_values(f"{REPLAY} of {log_format}", **place)
 
 
 def _own_reference(settings: Settings, log_format: str | None) -> Path | None:
@@ -267,7 +271,7 @@ def _served_sample(request: JobRequest, progress: Progress) -> dict[str, Any] | 
     return read_sample(
         request.domain,
         request.lake,
-        registry=settings.state_dir / "feast" / f"{request.mode}.db",
+        registry=settings.state_dir / "feast" / f"{Path(request.checkpoint).name}.db",
         redis_url=settings.redis_url,
     )
 

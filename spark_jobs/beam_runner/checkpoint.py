@@ -55,6 +55,20 @@ class Checkpoint:
         finally:
             draft.unlink(missing_ok=True)
         _sync_folder(final.parent)
+        try:
+            self.require_newest(epoch)  # old manifests are deleted: a name that is free may still be long past
+        except FencedError:
+            final.unlink()
+            raise
+
+    def require_newest(self, epoch: int) -> None:
+        """Raises FencedError if a later epoch than `epoch` was committed: the newest manifest is never deleted."""
+        newest = self.last_epoch()
+        if newest != epoch:
+            raise FencedError(
+                f"Epoch {newest} of {self.root} was committed by another driver; this one was at {epoch} and stops.",
+                hint="Only one job may run on a checkpoint.",
+            )
 
     def _manifest_path(self, epoch: int) -> Path:
         return self.root / EPOCHS / f"{epoch:09d}.json"
@@ -67,6 +81,7 @@ class Checkpoint:
         draft = final.with_name(name + ".tmp")
         _write_synced(draft, data)
         os.rename(draft, final)
+        _sync_folder(final.parent)
         return name
 
     def read(self, folder: str, name: str, offset: int = 0, length: int = -1) -> bytes:
@@ -85,6 +100,7 @@ class Checkpoint:
 
     def collect_garbage(self, epoch: int, live: set[str], keep_manifests: int = 8) -> None:
         """Deletes data files of epochs before `epoch` that no manifest still in use names, and old manifests."""
+        self.require_newest(epoch)
         for folder in (STATE, SIDE):
             for name in os.listdir(self.root / folder):
                 if name not in live and name[:9].isdigit() and int(name[:9]) < epoch:

@@ -8,7 +8,6 @@ manifest again, which publishers take as done if it was.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import threading
 import time
@@ -23,7 +22,7 @@ from apache_beam.portability.api import metrics_pb2
 from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import consolidate_metrics
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, now_us
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual
@@ -32,7 +31,6 @@ from spark_jobs.beam_runner.progress import sum_counters
 from spark_jobs.beam_runner.task import EpochOrder, Report, encode_chunks
 from spark_jobs.beam_runner.transport import Transport
 
-_log = logging.getLogger(__name__)
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
 _GARBAGE_EVERY_EPOCHS = 16
 
@@ -82,6 +80,7 @@ class EpochLoop:
             self._publish(self.manifest)
             while not self.manifest.done and not self._stop.is_set():
                 started = time.monotonic()
+                self._raise_if_publishing_failed()
                 if self.manifest.epoch >= 0 and not self._anything_due():
                     self._sleep()
                     continue
@@ -89,9 +88,11 @@ class EpochLoop:
                     break
                 self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
         finally:
-            self._finish_publishing()
-            self._publisher.shutdown()
-            self._transport.close()
+            try:
+                self._finish_publishing()
+            finally:
+                self._publisher.shutdown()
+                self._transport.close()
 
     # ---- start
     def _resume(self, key_groups: int) -> Manifest:
@@ -105,11 +106,16 @@ class EpochLoop:
         changed = [s for s, f in manifest.fingerprint.items() if manifest.groups.get(s) and formats.get(s) != f]
         known = {transform for stage in self._plan.stages for transform in stage.transforms}
         lost = [r.transform for r in manifest.residuals if r.transform not in known]
-        if changed or lost:
-            steps = ", ".join(sorted({*changed, *lost}))
+        # What the last epoch staged may not be published yet: without its sink it would be lost.
+        unpublished = [
+            label for label, items in manifest.staged.items() if items and label not in self._plan.publishers
+        ]
+        # Impulses fire in the first epoch only: a new one would never run.
+        too_new = [s.id for s in self._plan.stages if s.from_impulse and s.id not in manifest.output_us]
+        if steps := ", ".join(sorted({*changed, *lost, *unpublished, *too_new})):
             raise CheckpointError(
-                f"{self._checkpoint.root} holds state that this pipeline cannot read: {steps}. "
-                "The step is gone, or its coder or windowing changed.",
+                f"{self._checkpoint.root} does not fit this pipeline at: {steps}. "
+                "The step is gone or new, or its coder or windowing changed.",
                 hint="Run the old pipeline, or start the new one on a new checkpoint.",
             )
         return manifest
@@ -198,7 +204,7 @@ class EpochLoop:
             if any(m.next_real_us <= order.now_us for m in metas.values()):
                 busy.add(levels[stage_id])
         first = min(busy, default=0)
-        skipped = {s.id: self.manifest.output_us[s.id] for s in self._plan.stages if s.level < first}
+        skipped = {s.id: self.manifest.output_us.get(s.id, MIN_US) for s in self._plan.stages if s.level < first}
         return first, {p: Parcel(p, dict(rows[p]), skipped, {}) for p in range(partitions)}
 
     def _next_manifest(self, rest: list[Residual], reports: list[Report]) -> Manifest:
@@ -253,13 +259,19 @@ class EpochLoop:
     def _publish(self, manifest: Manifest) -> None:
         staged = {label: items for label, items in manifest.staged.items() if items}
         if manifest.epoch == 0:  # publishers may have something to prepare, such as tables that stay empty
-            staged = {label: staged.get(label, ()) for label in self._plan.publishers}
+            staged = {**dict.fromkeys(self._plan.publishers, ()), **staged}
         if staged:
             self._publishing = self._publisher.submit(self._publish_now, Epoch(manifest.job, manifest.epoch), staged)
 
     def _publish_now(self, epoch: Epoch, staged: Mapping[str, tuple[bytes, ...]]) -> None:
+        self._checkpoint.require_newest(epoch.number)  # a driver that slept must not put old panes over new ones
         for label, items in sorted(staged.items()):
             self.published.update(pickle.loads(self._plan.publishers[label]).publish(epoch, items))
+
+    def _raise_if_publishing_failed(self) -> None:
+        """An idle stream has no next commit that would notice."""
+        if self._publishing is not None and self._publishing.done():
+            self._finish_publishing()
 
     def _finish_publishing(self) -> None:
         if self._publishing is not None:

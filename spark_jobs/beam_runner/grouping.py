@@ -48,7 +48,7 @@ class PaneStore:
         return hold, event, real
 
     def encode(self, state: Any) -> bytes:
-        windows = [(self.window_impl.encode(w), list(ids)) for w, ids in self._windows(state).items()]
+        windows = [(self.window_impl.encode(w), list(ids)) for w, ids in self.windows(state).items()]
         values = [
             (
                 window_id,
@@ -88,12 +88,13 @@ class PaneStore:
         return min(MAX_US, micros(window.end) + self.lateness_us + 1)
 
     @staticmethod
-    def _windows(state: Any) -> dict[Any, list[Any]]:
+    def windows(state: Any) -> dict[Any, list[Any]]:
+        """Window -> the ids of its state; more than one after a merge."""
         windows: dict[Any, list[Any]] = state.global_state.get(_WINDOW_IDS, {})
         return windows
 
     def _next_times(self, state: Any) -> tuple[int, int]:
-        event = min((self.expiry_us(w) for w in self._windows(state)), default=NEVER_US)
+        event = min((self.expiry_us(w) for w in self.windows(state)), default=NEVER_US)
         real = NEVER_US
         for timers in state.timers.values():
             for (_, domain, _), at in timers.items():
@@ -144,13 +145,12 @@ class PaneDriver:
                 return
             _, _, window_id, name, domain, tag, at = min(due, key=lambda d: d[:2])
             state.clear_timer(window_id, name, domain, tag)
-            try:
-                if domain == TimeDomain.REAL_TIME:
-                    yield from self._fire_real_time(state, window_id, at, old)
-                else:
-                    yield from self._driver.process_timer(window_id, name, domain, at, state, new)
-            except ValueError:
+            if not any(window_id in ids for ids in self.store.windows(state).values()):
                 continue  # the window was merged away or collected since the timer was set
+            if domain == TimeDomain.REAL_TIME:
+                yield from self._fire_real_time(state, window_id, at, old)
+            else:
+                yield from self._driver.process_timer(window_id, name, domain, at, state, new)
 
     def _fire_real_time(
         self, state: Any, window_id: Any, at: Timestamp, watermark: Timestamp

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 # Kinds of edges. Only GROUP, KEYED, SHUFFLE and SIDE raise the level.
 FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE = (
@@ -81,7 +82,7 @@ class Plan:
     def levels(self) -> int:
         return 1 + max((stage.level for stage in self.stages), default=0)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Changes when anything that tasks cache by it changes."""
         digest = hashlib.sha256(self.components)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.manifest import Frame
+from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta
 
 MAGIC = b"KGF1"
 DELETED = 0xFFFFFFFF
@@ -112,6 +112,13 @@ class StateCache:
                 state = KeyGroup()
             state.apply(checkpoint.read(STATE, frame.file, frame.offset, frame.length), where)
         return state
+
+    def forget_stale(self, checkpoint: Checkpoint, live: Mapping[str, Mapping[int, KeyGroupMeta]]) -> None:
+        """Drops what can never be caught up from: Spark does not bind a group to a process, so copies get old."""
+        for (root, stage, group), (at, _) in list(self._groups.items()):
+            meta = live.get(stage, {}).get(group)
+            if root != str(checkpoint.root) or meta is None or at not in meta.chain:
+                del self._groups[root, stage, group]
 
     def keep(self, checkpoint: Checkpoint, stage: str, group: int, at: Frame, state: KeyGroup) -> None:
         self._groups[str(checkpoint.root), stage, group] = (at, state)

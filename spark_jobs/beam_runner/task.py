@@ -69,6 +69,13 @@ class Worker:
             self._contexts = {plan.id: PipelineContext(components)}
         return self._contexts[plan.id]
 
+    def forget_stale(self, plan: Plan, order: EpochOrder) -> None:
+        """Keeps memory to what this plan and epoch can still use."""
+        self.cache.forget_stale(order.checkpoint, order.groups)
+        named = {name for names in order.side_files.values() for name in names}
+        self._side_chunks = {name: chunks for name, chunks in self._side_chunks.items() if name in named}
+        self.drivers = {key: driver for key, driver in self.drivers.items() if key[0] == plan.id}
+
     def side_file(self, checkpoint: Checkpoint, name: str) -> list[bytes]:
         if name not in self._side_chunks:
             self._side_chunks[name] = decode_chunks(checkpoint.read(SIDE, name))
@@ -111,6 +118,7 @@ class _LevelRun:
         self.report = Report()
         self.state_writer = StateWriter(order.checkpoint, worker.cache, order.epoch)
         self.times: dict[tuple[str, int], tuple[int, int, int]] = {}
+        worker.forget_stale(plan, order)
 
     def run(self) -> tuple[dict[int, Parcel], Report]:
         RuntimeValueProvider.set_runtime_options(dict(self.plan.options))

@@ -5,6 +5,7 @@ The real flow, on real services, is in tests/cli/test_interrupt.py and tests/fau
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -247,7 +248,8 @@ def test_services_stop_when_the_job_fails(cli: Cli, world: World) -> None:
     world.error = PipelineError("the disk is full", code="disk_full", hint="df -h")
     outcome = cli("run", "--output", "json")
     assert outcome.code == 1
-    assert outcome.out == ""
+    error = {"code": "disk_full", "message": "the disk is full", "step": None, "hint": "df -h"}
+    assert json.loads(outcome.out) == {"error": error}
     assert "error: the disk is full" in outcome.err
     assert "next: df -h" in outcome.err
     assert world.journal[-1] == "down"

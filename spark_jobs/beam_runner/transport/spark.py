@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from spark_jobs.beam_runner.errors import StepError
+from spark_jobs.beam_runner.errors import RunnerError, StepError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
 from spark_jobs.beam_runner.task import EpochOrder, Report
@@ -26,6 +26,7 @@ class SparkTransport:
 
     def __init__(self, context: SparkContext, partitions: int = 0) -> None:
         self._context = context
+        _require_whole_epochs(context)
         self.partitions = partitions or context.defaultParallelism
         self._plan: tuple[str, Broadcast[Plan]] | None = None
 
@@ -52,6 +53,18 @@ class SparkTransport:
     def close(self) -> None:
         if self._plan is not None:
             self._plan[1].unpersist()
+
+
+def _require_whole_epochs(context: SparkContext) -> None:
+    """A lost shuffle output must fail the epoch: Spark would recompute it, but no source reads the same twice."""
+    conf = context.getConf()
+    attempts = conf.get("spark.stage.maxConsecutiveAttempts", "4")
+    is_local = str(conf.get("spark.master", "")).startswith("local")
+    if not is_local and (attempts != "1" or conf.get("spark.speculation", "false") != "false"):
+        raise RunnerError(
+            "The Spark session may recompute parts of an epoch, which would not be exactly-once.",
+            hint="Start it with spark.stage.maxConsecutiveAttempts=1 and spark.speculation=false.",
+        )
 
 
 def _level_task(

@@ -66,3 +66,15 @@ def test_garbage_is_what_no_manifest_names(checkpoint: Checkpoint) -> None:
 
 def test_live_files_are_all_that_a_manifest_names() -> None:
     assert MANIFEST.live_files() == {"a.kg", "b.kg", "s.rows"}
+
+
+def test_a_driver_that_slept_through_later_epochs_is_fenced_though_its_number_is_free(checkpoint: Checkpoint) -> None:
+    for epoch in range(12):
+        checkpoint.commit_manifest(epoch, b"{}")
+    checkpoint.collect_garbage(11, set(), keep_manifests=2)
+    with pytest.raises(FencedError, match="Epoch 11"):
+        checkpoint.commit_manifest(6, b"a zombie's")
+    assert checkpoint.last_epoch() == 11
+    assert sorted(p.name for p in (checkpoint.root / "epochs").iterdir()) == ["000000010.json", "000000011.json"]
+    with pytest.raises(FencedError):
+        checkpoint.collect_garbage(6, set())

@@ -214,3 +214,44 @@ def test_bags_survive_a_restart(tmp_path: Path) -> None:
     run(tmp_path, build(3))
     run(tmp_path, build(5))
     assert counting_job.published(tmp_path / "out/bag")[-1] == [0, 4, 8, 12, 16]
+
+
+def test_a_sink_that_is_gone_is_refused_while_it_may_be_owed_rows(tmp_path: Path) -> None:
+    run(tmp_path, counting(tmp_path, 50))
+
+    def without_windows(p: beam.Pipeline) -> None:
+        events = p | "sources" >> beam.Create(list(range(counting_job.SOURCES)))
+        pairs = events | "read" >> beam.ParDo(counting_job.Count(50, 50)).with_output_types(tuple[int, int])
+        _ = pairs | "sums" >> beam.ParDo(counting_job.RunningSum())
+
+    with pytest.raises(CheckpointError, match="publish sums"):
+        run(tmp_path, without_windows)
+
+
+def test_an_impulse_that_is_new_is_refused_because_it_would_never_run(tmp_path: Path) -> None:
+    run(tmp_path, counting(tmp_path, 50))
+
+    def with_more(p: beam.Pipeline) -> None:
+        counting(tmp_path, 50)(p)
+        _ = p | "newcomer" >> beam.Impulse() | "newcomer's step" >> beam.Map(len)
+
+    with pytest.raises(CheckpointError, match="newcomer's step"):
+        run(tmp_path, with_more)
+
+
+class Unwilling:
+    """Fails to publish."""
+
+    def publish(self, epoch: object, staged: object) -> dict[str, int]:
+        raise OSError("the store is down")
+
+
+def test_a_failed_publish_ends_a_stream_that_is_otherwise_idle(tmp_path: Path) -> None:
+    from beam_pipelines.io.publish import Publish
+
+    options = PipelineOptions(["--streaming", "--transport=local", f"--checkpoint={tmp_path}/checkpoint"])
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=options)
+    read = pipeline | beam.Create([0]) | beam.ParDo(counting_job.Count(1, 1)).with_output_types(tuple[int, int])
+    _ = read | beam.Map(lambda _: b"row") | Publish(Unwilling())
+    with pytest.raises(OSError, match="the store is down"):
+        pipeline.run().wait_until_finish(20_000)
