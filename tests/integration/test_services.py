@@ -31,7 +31,8 @@ STARTED_RUN = """
 import os, sys, time
 from pathlib import Path
 from common.services.supervisor import Services
-Services(Path(sys.argv[1]), print).up(owner_pid=os.getpid())
+# One write a line: services report from their own threads.
+Services(Path(sys.argv[1]), lambda line: os.write(1, f"{line}\n".encode())).up(owner_pid=os.getpid())
 print("up", flush=True)
 time.sleep(600)
 """
