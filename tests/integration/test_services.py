@@ -27,7 +27,7 @@ from common.services.supervisor import Endpoints, Services
 pytestmark = pytest.mark.slow
 PARTITION = TopicPartition("t", 0, OFFSET_BEGINNING)
 DECADES_AGO_MS = 828_000_000_000  # 1996, as in a replayed log: the broker must take and keep it
-STARTED_RUN = """
+STARTED_RUN = r"""
 import os, sys, time
 from pathlib import Path
 from common.services.supervisor import Services
