@@ -37,8 +37,9 @@ format: $(READY)  ## ruff's formatter and its safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## measure; prints ratios against a peer
-	$(BIN)/python -m pytest -q -m bench
+bench: $(READY)  ## measure the main job, and the parts against their peers
+	$(BIN)/python -m benchmarks.main_job
+	$(BIN)/python -m pytest -q -s -m bench
 
 lock: $(READY)  ## resolve the dependencies anew, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements/dev.lock
