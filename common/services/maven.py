@@ -4,7 +4,7 @@ A lock file names one artifact a line, ``group:artifact:version[:classifier[:ext
 ``#`` comments are free. The cache has the layout of a Maven repository, so a machine without a network is served by
 copying a ``~/.m2/repository`` into ``<cache>/maven``: what counts is the digest, not where the bytes came from.
 
-No repository is named here. `jgo <https://pypi.org/project/jgo/>`_, a Maven client in Python, knows the default one,
+No repository is named here. `jgo`, a Maven client in Python, knows the default one,
 reads ``~/.m2/repository`` (or ``$M2_REPO``) and takes mirrors from the ``[repositories]`` section of its own
 ``~/.config/jgo.conf``. Its download is neither atomic nor bound to a digest (a wrong SHA-1 is only a warning), hence
 it writes to a private folder, and a file enters the cache by a rename after its digest is proven.
