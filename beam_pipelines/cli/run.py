@@ -128,6 +128,7 @@ def run(
     domain = load_domain(settings.repo)
     if log_format is not None and not settings.topic:
         settings = _place_of_replay(settings, domain, mode, log_format)
+    _require_answers(settings, domain)
     with Progress() as progress, _services(settings, progress, keep=keep_services) as settings:
         _require_pii_key(settings, progress)
         if settings.sources.get("topic", "").startswith(REPLAY) and settings.sources.get("redis_url") == EMBEDDED:
@@ -167,6 +168,19 @@ def run(
     for failure in failures:
         say(f"error: {failure}")
     return 1 if failures else 0
+
+
+def _require_answers(settings: Settings, domain: Domain) -> None:
+    """What has an address must answer, before anything is started: a worker would find out a minute later."""
+    from beam_pipelines.cli import probes
+
+    missing = settings.missing_services
+    if "kafka" not in missing:
+        probes.ask_kafka(settings, settings.topic or domain.topic)
+    if "registry" not in missing:
+        probes.ask_registry(settings.registry_url)
+    if "valkey" not in missing:
+        probes.ask_redis(settings.redis_url)
 
 
 @contextmanager

@@ -97,6 +97,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
                 raise world.error
             return world.report
 
+    for name in ("ask_kafka", "ask_registry", "ask_redis"):
+        monkeypatch.setattr(f"beam_pipelines.cli.probes.{name}", lambda *_: None)
+
     def produce(settings: Any, *, events: int, seed: int, replay: Path | None, **_: object) -> ProduceReport:
         world.journal.append(f"produce {replay or events} to {settings.bootstrap_servers}")
         if replay:
@@ -292,3 +295,10 @@ def test_what_cannot_work_is_refused_before_services_start(
     assert outcome.code == 2
     assert message in outcome.err
     assert world.journal == []
+
+
+def test_an_address_that_does_not_answer_is_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("run", "--bootstrap-servers", "127.0.0.1:1", "--state-dir", str(tmp_path / "state"))
+    assert outcome.code == 1
+    assert "127.0.0.1:1" in outcome.err
+    assert not (tmp_path / "state").exists()
