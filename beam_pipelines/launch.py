@@ -11,6 +11,7 @@ from typing import Any
 
 import apache_beam as beam
 import polars as pl
+from apache_beam.runners.runner import PipelineState
 
 from beam_pipelines.accounting import Accounts
 from beam_pipelines.io.kafka import SLICE_ROWS, ReadFromKafka
@@ -24,6 +25,7 @@ from common.domain import Domain
 from common.lake import Lake, current_panes, scan
 from common.schema_registry import Registry
 
+HEARTBEAT_MS = 10_000
 Progress = Callable[[str, Mapping[str, int], float], None]  # what, counters so far, seconds since the start
 
 
@@ -90,6 +92,7 @@ class Job:
         self._epoch_seconds: list[float] = []
         self._started = 0.0
         self._stop = False
+        self._counters: Mapping[str, int] = {}
 
     def request_stop(self) -> None:
         """Ends a stream after the epoch under way. A batch cannot stop half-way: nothing of it is published."""
@@ -122,7 +125,7 @@ class Job:
             self._result = pipeline.run()
             if self._stop:
                 self.request_stop()
-            self._result.wait_until_finish()
+            self._wait()
         except Exception as error:
             raise job_error(error, request.settings.state_dir / "errors" / f"{run_id}.log") from error
         finally:
@@ -145,7 +148,17 @@ class Job:
             tables={name: int(lake.open(name).version()) for name in tables(request.domain) if lake.exists(name)},
         )
 
+    def _wait(self) -> None:
+        """Until the job ends; says that it is alive where the runner can be asked."""
+        if not hasattr(self._result, "epochs"):
+            self._result.wait_until_finish()
+            return
+        while self._result.wait_until_finish(HEARTBEAT_MS) == PipelineState.RUNNING:
+            seconds = time.monotonic() - self._started
+            self._on_progress(f"epoch {self._result.epochs} under way", self._counters, seconds)
+
     def _note_epoch(self, info: Any) -> None:
+        self._counters = info.counters
         self._epoch_seconds.append(info.seconds)
         self._on_progress(f"epoch {info.epoch}", info.counters, time.monotonic() - self._started)
 

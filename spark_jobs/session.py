@@ -43,7 +43,7 @@ def spark_session(
         # A lost shuffle output fails the epoch instead of being recomputed: see SparkTransport.
         "spark.stage.maxConsecutiveAttempts": "1",
         "spark.speculation": "false",
-        "spark.python.daemon.module": "spark_jobs.beam_runner.daemon",
+        "spark.python.daemon.module": "spark_jobs.python_daemon",
         "spark.shuffle.compress": "false",  # parcels hold Arrow buffers: on one machine LZ4 costs more than it saves
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_CONFIG}",
         **(conf or {}),

@@ -128,9 +128,9 @@ def run(
     domain = load_domain(settings.repo)
     if log_format is not None and not settings.topic:
         settings = _place_of_replay(settings, domain, mode, log_format)
+    _require_pii_key(settings)
     _require_answers(settings, domain)
     with Progress() as progress, _services(settings, progress, keep=keep_services) as settings:
-        _require_pii_key(settings, progress)
         if settings.sources.get("topic", "").startswith(REPLAY) and settings.sources.get("redis_url") == EMBEDDED:
             # Features of two logs must not meet in one key space; on a server of your own, name a database.
             settings = settings.with_values(EMBEDDED, redis_url=f"{settings.redis_url}/1")
@@ -204,15 +204,22 @@ def _services(settings: Settings, progress: Progress, *, keep: bool) -> Iterator
         yield settings.with_values(EMBEDDED, **{name: value for name, value in addresses.items() if value})
 
 
-def _require_pii_key(settings: Settings, progress: Progress) -> None:
+def _require_pii_key(settings: Settings) -> None:
     """On embedded Kafka a missing key is made; with a real one it must be given: a new key would break all joins."""
     from common.pii import KEY_VARIABLE, create_key_file, load_key
 
-    path = settings.key_file
-    is_demo = settings.sources.get("bootstrap_servers") == EMBEDDED
-    if is_demo and KEY_VARIABLE not in os.environ and not path.exists():
-        create_key_file(path)
-        progress.step(f"made a key for personal data: {path}")
+    path, is_demo = settings.key_file, not settings.bootstrap_servers
+    if KEY_VARIABLE not in os.environ:
+        if not is_demo and settings.pii_key_file is None:
+            raise ConfigError(
+                f"a Kafka of your own needs a key for personal data of your own: set {KEY_VARIABLE}, or "
+                "PIPELINES_PII_KEY_FILE to a file that only you can read",
+                code="no_pii_key",
+                hint=f"export {KEY_VARIABLE}=$(openssl rand -hex 32)    # and keep it: another key breaks all joins",
+            )
+        if is_demo and not path.exists():
+            create_key_file(path)
+            say(f"made a key for personal data: {path}")
     load_key(path)
 
 

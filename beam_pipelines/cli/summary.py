@@ -15,7 +15,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     d = document
     emit_table(
-        f"Run {d['run_id']}: {d['mode']} on {d['runner']}, {d['epochs']} epochs, "
+        f"Run {d['run_id']}: {d['mode']} on {d['runner']}, {d['epochs']} epoch{'' if d['epochs'] == 1 else 's'}, "
         f"{d['processed']:,} events in {d['seconds']:.1f} s ({d['events_per_second']:,.0f}/s)",
         ("layer", "rows", "adds up as"),
         [
@@ -27,7 +27,7 @@ def print_summary(document: Mapping[str, Any]) -> None:
             ("silver dead letters", d["silver_dlq"], None),
             ("late (in the rows above)", d["late"], None),
             *((f"gold {view}", rows, "entities x tiles") for view, rows in d["gold"].items()),
-            ("written to the online store", d["online_rows"], None),
+            ("written online by this run", d["online_rows"], None),
         ],
     )
     console.print("\nThe accounts balance." if d["balanced"] else "\nThe accounts DO NOT balance.")

@@ -207,5 +207,5 @@ def _unreachable(kafka: KafkaSettings, error: KafkaException) -> PipelineError:
         f"Kafka at {kafka.bootstrap_servers} does not answer: {error.args[0].str()}",
         code="kafka_unreachable",
         step=STEP,
-        hint="python -m beam_pipelines services up",
+        hint="python -m beam_pipelines doctor",
     )

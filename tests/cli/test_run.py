@@ -297,8 +297,20 @@ def test_what_cannot_work_is_refused_before_services_start(
     assert world.journal == []
 
 
-def test_an_address_that_does_not_answer_is_said_before_anything_starts(cli: Cli, tmp_path: Path) -> None:
+def test_an_address_that_does_not_answer_is_said_before_anything_starts(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINES_PII_KEY", "0123456789abcdef0123456789abcdef")
     outcome = cli("run", "--bootstrap-servers", "127.0.0.1:1", "--state-dir", str(tmp_path / "state"))
     assert outcome.code == 1
     assert "127.0.0.1:1" in outcome.err
     assert not (tmp_path / "state").exists()
+
+
+def test_a_key_made_for_the_demo_is_not_taken_for_a_kafka_of_ones_own(cli: Cli, world: World, tmp_path: Path) -> None:
+    assert cli("run").code == 0
+    assert (tmp_path / ".pipelines/secrets/pii.key").exists()
+    outcome = cli("run", "--bootstrap-servers", "broker:9092")
+    assert outcome.code == 2
+    assert "PIPELINES_PII_KEY" in outcome.err
+    assert len(world.requests) == 1

@@ -1,4 +1,7 @@
-"""`spark.python.daemon.module`: imports Beam and the runner before it forks, so that each Python worker starts warm."""
+"""`spark.python.daemon.module`: imports Beam and the runner before it forks, so that each Python worker starts warm.
+
+Not in the runner's package: `python -m` would import that, and Beam with it, before logging is set up here.
+"""
 
 import logging
 
