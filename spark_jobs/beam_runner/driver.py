@@ -212,7 +212,7 @@ class EpochLoop:
         output_us: dict[str, int] = {}
         input_us: dict[str, int] = {}
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
-        metrics = {s: [metrics_pb2.MonitoringInfo.FromString(i) for i in infos] for s, infos in last.metrics.items()}
+        metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
         sides: dict[str, list[bytes]] = defaultdict(list)
         residuals = list(rest)

@@ -56,7 +56,6 @@ class InputOperation(beam_parts.DataInputOperation):
     """Decodes rows and pushes them into the stage."""
 
     def configure(self, spec: InputSpec, factory: Any) -> None:
-        self.kind = spec.kind
         self.windowing = factory.context.windowing_strategies.get_by_id(spec.windowing)
         self.key_impl: Any = None
         if spec.kind == KEYED:
