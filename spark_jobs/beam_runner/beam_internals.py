@@ -25,7 +25,6 @@ from apache_beam.runners.pipeline_utils import (
     validate_pipeline_graph,
 )
 from apache_beam.runners.portability.fn_api_runner import translations
-from apache_beam.runners.portability.fn_api_runner.execution import WindowGroupingBuffer
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult as FnApiRunnerResult
 from apache_beam.runners.portability.fn_api_runner.translations import Stage, TransformContext
@@ -53,7 +52,6 @@ __all__ = [
     "Stage",
     "StateContext",
     "TransformContext",
-    "WindowGroupingBuffer",
     "bundle_processor",
     "common_urns",
     "completed_future",

@@ -20,15 +20,16 @@ from dataclasses import dataclass, replace
 from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
-from spark_jobs.beam_runner.beam_internals import consolidate_metrics
-from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
+from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE, consolidate_metrics
+from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
-from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual
+from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
 from spark_jobs.beam_runner.progress import sum_counters
-from spark_jobs.beam_runner.task import EpochOrder, Report, encode_chunks
+from spark_jobs.beam_runner.script import ScriptEvent
+from spark_jobs.beam_runner.task import EpochOrder, Report
 from spark_jobs.beam_runner.transport import Transport
 
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
@@ -56,13 +57,16 @@ class EpochLoop:
         checkpoint: Checkpoint,
         *,
         key_groups: int,
+        streaming: bool = False,
         until_idle: bool = False,
         interval_ms: int = 0,
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
+        self._streaming = streaming
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
         self._stop = threading.Event()
+        self._script_end_us = now_us()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[None] | None = None
         self.published: Counter[str] = Counter()
@@ -121,8 +125,29 @@ class EpochLoop:
         return manifest
 
     # ---- what is due
+    def _now_us(self) -> int:
+        """Processing time: the wall clock, or the script's as long as a TestStream plays."""
+        script = self._plan.script
+        if script is None:
+            return now_us()
+        played = script.played(self.manifest.residuals) if self.manifest.epoch >= 0 else 0
+        if played < len(script.events):
+            self._script_end_us = now_us()
+            return script.clock_us(played + (self.manifest.epoch >= 0))
+        return script.clock_us(played) + now_us() - self._script_end_us
+
+    def _next_event(self) -> tuple[ScriptEvent | None, list[Residual]]:
+        """The event that the epoch plays, if there is a script, and what is left of the script after it."""
+        script = self._plan.script
+        if script is None:
+            return None, []
+        if self.manifest.epoch < 0:  # sources and side inputs come first
+            return None, script.residuals(0)
+        played = script.played(self.manifest.residuals)
+        return (script.events[played], script.residuals(played + 1)) if played < len(script.events) else (None, [])
+
     def _anything_due(self) -> bool:
-        now = now_us()
+        now = self._now_us()
         return any(r.due_us <= now for r in self.manifest.residuals) or any(
             meta.next_real_us <= now for meta in self._metas()
         )
@@ -140,16 +165,19 @@ class EpochLoop:
         wake_us = min(
             [r.due_us for r in self.manifest.residuals] + [meta.next_real_us for meta in self._metas()], default=0
         )
-        self._stop.wait(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - now_us()) / 1e6)))
+        self._stop.wait(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - self._now_us()) / 1e6)))
 
     # ---- one epoch
     def _run_epoch(self, started: float) -> bool:
         """-> False if nothing moved: then nothing was committed either."""
-        last, now = self.manifest, now_us()
-        due = [r for r in last.residuals if r.due_us <= now]
-        rest = [r for r in last.residuals if r.due_us > now]
-        order = self._order(rest)
-        first_level, parcels = self._first_parcels(due, order)
+        last, now = self.manifest, self._now_us()
+        event, unplayed = self._next_event()
+        scripted = self._plan.script.inputs if self._plan.script is not None else ()
+        residuals = [r for r in last.residuals if r.transform not in scripted]
+        due = [r for r in residuals if r.due_us <= now]
+        rest = [r for r in residuals if r.due_us > now] + unplayed
+        order = self._order(rest, now)
+        first_level, parcels = self._first_parcels(due, event, order)
         reports = self._transport.run(self._plan, order, first_level, parcels)
         manifest = self._next_manifest(rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
@@ -165,7 +193,7 @@ class EpochLoop:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
 
-    def _order(self, rest: list[Residual]) -> EpochOrder:
+    def _order(self, rest: list[Residual], now: int) -> EpochOrder:
         last = self.manifest
         waiting: dict[str, int] = {}
         for residual in rest:
@@ -176,16 +204,20 @@ class EpochLoop:
             partitions=self._transport.partitions,
             key_groups=last.key_groups,
             checkpoint=self._checkpoint,
-            now_us=now_us(),
+            now_us=now,
             groups=last.groups,
             input_us=last.input_us,
             output_us=last.output_us,
             waiting_us=waiting,
-            side_files=last.side_files,
+            sides=last.sides,
+            waiting=last.waiting,
+            keep_sides=self._streaming,
         )
 
-    def _first_parcels(self, due: list[Residual], order: EpochOrder) -> tuple[int, dict[int, Parcel]]:
-        """Impulses of the first epoch, or residuals; and the lowest level that has anything to do."""
+    def _first_parcels(
+        self, due: list[Residual], event: ScriptEvent | None, order: EpochOrder
+    ) -> tuple[int, dict[int, Parcel]]:
+        """Impulses of the first epoch, or residuals and a script's event; and the lowest level with anything to do."""
         partitions = order.partitions
         rows: dict[int, dict[EdgeId, list[Row]]] = {p: defaultdict(list) for p in range(partitions)}
         levels = {stage.id: stage.level for stage in self._plan.stages}
@@ -195,7 +227,11 @@ class EpochLoop:
             for stage in self._plan.stages:
                 for index, plan in enumerate(stage.inputs):
                     if plan.kind == IMPULSE:
-                        rows[0][stage.id, index].append((0, b"", b""))
+                        rows[0][stage.id, index].append((0, b"", ENCODED_IMPULSE))
+        if event is not None:
+            busy.add(0)
+            if event.chunk:
+                rows[0][self._plan.stage_with(event.input).id, 0].append((0, b"", event.chunk))
         for residual in due:
             stage = self._plan.stage_with(residual.transform)
             busy.add(stage.level)
@@ -214,7 +250,9 @@ class EpochLoop:
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
         metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
-        sides: dict[str, list[bytes]] = defaultdict(list)
+        sides: dict[str, list[SidePart]] = defaultdict(list)
+        released: set[str] = set()
+        waiting: list[Waiting] = []
         residuals = list(rest)
         for report in reports:
             for stage, watermark in report.output_us.items():
@@ -225,20 +263,19 @@ class EpochLoop:
                 groups.setdefault(stage, {})[number] = meta
             for label, items in report.staged.items():
                 staged[label] += items
-            for label, chunks in report.sides.items():
-                sides[label] += chunks
+            for label, parts in report.sides.items():
+                sides[label] += parts
+            released.update(report.released)
+            waiting += report.waiting
             for stage, infos in report.metrics.items():
                 metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
             residuals += report.residuals
-        side_files = dict(last.side_files)
-        epoch = last.epoch + 1
-        for label, chunks in sides.items():
-            name = self._checkpoint.write(SIDE, epoch, "rows", encode_chunks(chunks))
-            side_files[label] = (*side_files.get(label, ()), name)
         output_us = {**last.output_us, **output_us}
+        waiting += [w for w in last.waiting if w.file not in released]
+        done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
         idle_group = KeyGroupMeta()
         return Manifest(
-            epoch=epoch,
+            epoch=last.epoch + 1,
             job=last.job,
             key_groups=last.key_groups,
             fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
@@ -246,14 +283,34 @@ class EpochLoop:
             output_us=output_us,
             groups={s: {n: m for n, m in metas.items() if m != idle_group} for s, metas in groups.items()},
             residuals=tuple(residuals),
-            side_files=side_files,
+            sides={} if done else self._readable_sides(sides, output_us),
+            waiting=tuple(waiting),
             staged={label: tuple(items) for label, items in staged.items()},
             metrics={
                 stage: tuple(info.SerializeToString() for info in consolidate_metrics(infos))
                 for stage, infos in metrics.items()
             },
-            done=not residuals and all(w >= MAX_US for w in output_us.values()),
+            done=done,
         )
+
+    def _readable_sides(
+        self, added: dict[str, list[SidePart]], output_us: dict[str, int]
+    ) -> dict[str, tuple[SidePart, ...]]:
+        """All parts that an element may still look at: not those of windows that all readers have left behind."""
+        seen_until: dict[str, int] = {}
+        for stage in self._plan.stages:
+            for side in stage.sides:
+                left_us = output_us.get(stage.id, MIN_US) - side.lateness_us
+                seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
+        parts = {
+            label: tuple(
+                part
+                for part in (*self.manifest.sides.get(label, ()), *added.get(label, ()))
+                if part.end_us >= seen_until.get(label, MIN_US)
+            )
+            for label in {*self.manifest.sides, *added}
+        }
+        return {label: some for label, some in parts.items() if some}
 
     # ---- publishing
     def _publish(self, manifest: Manifest) -> None:
@@ -299,5 +356,6 @@ def _same_position(last: Manifest, new: Manifest) -> bool:
         and last.groups == new.groups
         and last.output_us == new.output_us
         and last.input_us == new.input_us
-        and last.side_files == new.side_files
+        and last.sides == new.sides
+        and last.waiting == new.waiting
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,27 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class SidePart:
+    """What one task added to a side input in one epoch: `chunks`, or if that is None the checkpoint's file `name`."""
+
+    name: str
+    end_us: int  # greatest end of the elements' windows: past it nobody asks for them
+    chunks: tuple[bytes, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Rows of one stage that a task put aside."""
+
+    stage: str
+    file: str
+    hold_us: int  # least timestamp among them
+    ready_us: int  # no element of them is ready before a side input's watermark is past this
+    part: int
+    partitions: int  # tasks there were when it was written
+
+
+@dataclass(frozen=True)
 class Manifest:
     """State of a job after epoch `epoch`. Keys are stable step labels, never positions in a plan."""
 
@@ -56,7 +77,8 @@ class Manifest:
     output_us: dict[str, int] = field(default_factory=dict)  # stage -> output watermark
     groups: dict[str, dict[int, KeyGroupMeta]] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
-    side_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sides: dict[str, tuple[SidePart, ...]] = field(default_factory=dict)  # side input -> its parts
+    waiting: tuple[Waiting, ...] = ()
     staged: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # publish label -> descriptors of this epoch
     metrics: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # stage -> monitoring infos since the start
     done: bool = False
@@ -64,7 +86,8 @@ class Manifest:
     def live_files(self) -> set[str]:
         """Names of the data files that this manifest needs."""
         state = {frame.file for metas in self.groups.values() for meta in metas.values() for frame in meta.chain}
-        return state | {name for names in self.side_files.values() for name in names}
+        sides = {part.name for parts in self.sides.values() for part in parts if part.chunks is None}
+        return state | sides | {waiting.file for waiting in self.waiting}
 
     def to_json(self) -> bytes:
         data = {
@@ -89,7 +112,11 @@ class Manifest:
                 for stage, metas in self.groups.items()
             },
             "residuals": [[r.transform, _text(r.element), r.watermark_us, r.due_us, r.part] for r in self.residuals],
-            "side_files": self.side_files,
+            "sides": {
+                label: [[p.name, p.end_us, None if p.chunks is None else [*map(_text, p.chunks)]] for p in parts]
+                for label, parts in self.sides.items()
+            },
+            "waiting": [list(astuple(w)) for w in self.waiting],
             "staged": {label: [_text(item) for item in items] for label, items in self.staged.items()},
             "metrics": {stage: [_text(info) for info in infos] for stage, infos in self.metrics.items()},
         }
@@ -124,7 +151,14 @@ class Manifest:
                 for stage, metas in data["groups"].items()
             },
             residuals=tuple(Residual(t, _bytes(e), w, due, part) for t, e, w, due, part in data["residuals"]),
-            side_files={label: tuple(names) for label, names in data["side_files"].items()},
+            sides={
+                label: tuple(
+                    SidePart(name, end_us, None if chunks is None else tuple(map(_bytes, chunks)))
+                    for name, end_us, chunks in parts
+                )
+                for label, parts in data["sides"].items()
+            },
+            waiting=tuple(Waiting(*fields) for fields in data["waiting"]),
             staged={label: tuple(map(_bytes, items)) for label, items in data["staged"].items()},
             metrics={stage: tuple(map(_bytes, infos)) for stage, infos in data["metrics"].items()},
         )

@@ -10,8 +10,10 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
+from spark_jobs.beam_runner.script import Script
+
 # Kinds of edges. Only GROUP, KEYED, SHUFFLE and SIDE raise the level.
-FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE = (
+FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE, SCRIPT = (
     "forward",
     "shuffle",
     "group",
@@ -19,6 +21,7 @@ FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE = (
     "side",
     "publish",
     "impulse",
+    "script",
 )
 STATEFUL_KINDS = frozenset([GROUP, KEYED])
 
@@ -39,9 +42,13 @@ class SidePlan:
     transform: str
     tag: str
     label: str  # what its elements are stored under
-    access_pattern: bytes  # beam_runner_api_pb2.FunctionSpec
+    spec: bytes  # beam_runner_api_pb2.SideInput
     coder: str
     producers: tuple[str, ...]
+    unbounded: bool  # complete by window, not as a whole
+    waits: bool  # elements of the stage's input wait for their window of it
+    triggered: bool  # ready as soon as it has fired for a window
+    lateness_us: int  # of the elements that look at it
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Plan:
     components: bytes  # beam_runner_api_pb2.Components
     options: dict[str, object]
     publishers: dict[str, bytes]  # publish label -> pickled publisher
+    script: Script | None = None  # of the pipeline's TestStream
 
     @property
     def levels(self) -> int:

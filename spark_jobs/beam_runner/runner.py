@@ -52,6 +52,7 @@ class SparkRunner(PipelineRunner):
             self._transport(flags),
             Checkpoint(root),
             key_groups=flags.key_groups,
+            streaming=streaming,
             until_idle=flags.until_idle and streaming,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
             on_epoch=self._on_epoch,

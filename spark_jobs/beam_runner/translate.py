@@ -14,6 +14,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 from common.publish import PUBLISH_URN
 from spark_jobs.beam_runner import phases
 from spark_jobs.beam_runner.beam_internals import (
+    PipelineContext,
     Stage,
     TransformContext,
     bundle_processor,
@@ -29,6 +30,7 @@ from spark_jobs.beam_runner.plan import (
     IMPULSE,
     KEYED,
     PUBLISH,
+    SCRIPT,
     SHUFFLE,
     SIDE,
     InputPlan,
@@ -36,6 +38,7 @@ from spark_jobs.beam_runner.plan import (
     SidePlan,
     StagePlan,
 )
+from spark_jobs.beam_runner.script import Script, read_script
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
@@ -47,8 +50,9 @@ def make_plan(proto: Any, options: PipelineOptions, *, streaming: bool, is_drain
     publishers = {
         t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
     }
+    scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
     context, stages = optimise(proto, is_drain)
-    return _Translation(context, stages, options, publishers).plan()
+    return _Translation(context, stages, options, publishers).plan(scripts[0] if scripts else None)
 
 
 def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list[Stage]]:
@@ -63,8 +67,10 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
             t.pack_combiners,
             phases.lift_combiners_that_keep_timestamps,
             t.expand_sdf,
+            phases.begin_stages_that_wait,
             phases.expand_reshuffle,
             phases.expand_publish,
+            phases.expand_test_stream,
             t.expand_gbk,
             t.sink_flattens,
             t.greedily_fuse,
@@ -80,6 +86,7 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
                 common_urns.primitives.FLATTEN.urn,
                 common_urns.primitives.GROUP_BY_KEY.urn,
                 phases.RESHUFFLE_URN,
+                phases.TEST_STREAM_URN,
                 PUBLISH_URN,
             ]
         ),
@@ -91,22 +98,24 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
 
 def _refuse_unsupported(proto: Any, streaming: bool) -> None:
     gaps = []
+    scripts: list[str] = []
     components = proto.components
     replaced = _inside_publish(components)
     for transform_id, transform in components.transforms.items():
         if transform_id in replaced:
             continue
-        if transform.spec.urn == common_urns.primitives.TEST_STREAM.urn:
-            gaps.append(f"{transform.unique_name}: TestStream is not supported yet")
+        if transform.spec.urn == phases.TEST_STREAM_URN:
+            payload = beam_runner_api_pb2.TestStreamPayload.FromString(transform.spec.payload)
+            scripts.append(transform.unique_name)
+            if payload.endpoint.url:
+                gaps.append(f"{transform.unique_name}: a TestStream whose events come from a service")
         if transform.spec.urn not in translations.PAR_DO_URNS:
             continue
         payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
         if streaming and payload.requests_finalization:
             gaps.append(f"{transform.unique_name}: bundle finalisation is not supported in streaming yet")
-        for tag in payload.side_inputs if streaming else ():
-            source = components.pcollections[transform.inputs[tag]]
-            if source.is_bounded == beam_runner_api_pb2.IsBounded.UNBOUNDED:
-                gaps.append(f"{transform.unique_name}: a side input of an unbounded collection is not supported yet")
+    if len(scripts) > 1:
+        gaps.append(f"{', '.join(sorted(scripts))}: more than one TestStream")
     if gaps:
         raise UnsupportedPipelineError(gaps)
 
@@ -151,7 +160,7 @@ class _Translation:
                 for pcoll in translations.side_inputs(transform).values():
                     self.side_readers.add(translations.create_buffer_id(pcoll))
 
-    def plan(self) -> Plan:
+    def plan(self, test_stream: Any | None) -> Plan:
         planned: list[StagePlan] = []
         levels: dict[str, int] = {}
         for index, stage in enumerate(self.stages):
@@ -159,7 +168,22 @@ class _Translation:
             levels[plan.id] = plan.level
             planned.append(plan)
         options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
-        return Plan(tuple(planned), self.components.SerializeToString(deterministic=True), options, self.publishers)
+        return Plan(
+            tuple(planned),
+            self.components.SerializeToString(deterministic=True),
+            options,
+            self.publishers,
+            None if test_stream is None else self._script(test_stream),
+        )
+
+    def _script(self, test_stream: Any) -> Script:
+        payload = beam_runner_api_pb2.TestStreamPayload.FromString(test_stream.spec.payload)
+        coders = PipelineContext(self.components).coders
+        inputs = {
+            tag: (f"{test_stream.unique_name}/{tag}", coders[self.context.data_channel_coders[f"{pcoll}_played"]])
+            for tag, pcoll in sorted(test_stream.outputs.items())
+        }
+        return read_script(payload, inputs, coders[payload.coder_id])
 
     # ---- names and kinds
     def _stage_name(self, stage: Stage) -> str:
@@ -184,6 +208,8 @@ class _Translation:
                 raise UnsupportedPipelineError([f"{self._stage_name(stage)}: state directly on an Impulse"])
             return IMPULSE
         kind, _ = translations.split_buffer_id(transform.spec.payload)
+        if kind == phases.SCRIPT_BUFFER:
+            return SCRIPT
         if kind == "group":
             return GROUP
         if stage.is_stateful():
@@ -261,20 +287,29 @@ class _Translation:
     def _sides(self, transform: Any) -> list[SidePlan]:
         payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
         plans = []
+        main = next(pcoll for tag, pcoll in transform.inputs.items() if tag not in payload.side_inputs)
         for tag, side in sorted(payload.side_inputs.items()):
             pcoll = transform.inputs[tag]
             writers = self.writers.get(translations.create_buffer_id(pcoll), [])
+            unbounded = phases.is_unbounded(self.components, pcoll)
             plans.append(
                 SidePlan(
                     transform=transform.unique_name,
                     tag=tag,
                     label=self.producer_label.get(pcoll, pcoll),
-                    access_pattern=side.access_pattern.SerializeToString(deterministic=True),
+                    spec=side.SerializeToString(deterministic=True),
                     coder=self.context.safe_coders[self.context.data_channel_coders[pcoll]],
                     producers=tuple(sorted({self.ids[w] for w in writers})),
+                    unbounded=unbounded,
+                    waits=unbounded and transform.spec.urn in phases.WAITS_FOR_SIDES,
+                    triggered=unbounded and self._windowing(pcoll).trigger.WhichOneof("trigger") != "default",
+                    lateness_us=1000 * self._windowing(main).allowed_lateness,
                 )
             )
         return plans
+
+    def _windowing(self, pcoll: str) -> Any:
+        return self.components.windowing_strategies[self.components.pcollections[pcoll].windowing_strategy_id]
 
     # ---- what keyed state depends on
     def _state_format(self, spec: InputSpec) -> str:
