@@ -11,9 +11,10 @@ from typing import Any
 
 from apache_beam import coders
 from apache_beam.coders.coders import GlobalWindowCoder, WindowedValueCoder
+from apache_beam.internal import pickler
 from apache_beam.metrics import monitoring_infos
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, TypeOptions
-from apache_beam.pipeline import Pipeline
+from apache_beam.pipeline import Pipeline, PipelineVisitor
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2, metrics_pb2
 from apache_beam.runners import common as runners_common
@@ -32,6 +33,7 @@ from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.runners.worker import bundle_processor, operations
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler, _Future
+from apache_beam.transforms.core import CombineFn, DoFn
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils import proto_utils
 
@@ -56,10 +58,12 @@ __all__ = [
     "common_urns",
     "completed_future",
     "consolidate_metrics",
+    "has_teardown",
     "monitoring_infos",
     "prepare_proto",
     "proto_utils",
     "register_operation",
+    "restriction_provider",
     "timer_domains",
     "translations",
     "use_state_context",
@@ -103,6 +107,22 @@ def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:
     return merge_common_environments(host.resolve_any_environments(merge_superset_dep_environments(proto)))
 
 
+def has_teardown(pipeline: Pipeline) -> bool:
+    """Whether any DoFn or CombineFn of the pipeline defines `teardown`."""
+    fns: list[Any] = []
+
+    class Visitor(PipelineVisitor):
+        def visit_transform(self, transform_node: Any) -> None:
+            fns.append(getattr(transform_node.transform, "fn", None))
+
+        enter_composite_transform = visit_transform
+
+    pipeline.visit(Visitor())
+    return any(
+        isinstance(fn, base) and type(fn).teardown is not base.teardown for fn in fns for base in (DoFn, CombineFn)
+    )
+
+
 def register_operation(urn: str, build: Any) -> None:
     """Makes Beam's transform factory call `build(payload, factory, **operation_kwargs)` for transforms with `urn`."""
 
@@ -141,6 +161,16 @@ def timer_domains(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> dict[t
             for family, spec in payload.timer_family_specs.items():
                 domains[transform_id, family] = spec.time_domain
     return domains
+
+
+def restriction_provider(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> Any:
+    """The RestrictionProvider of the stage's splittable DoFn, with Beam's defaults for what it does not define."""
+    for transform in descriptor.transforms.values():
+        if transform.spec.urn == common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn:
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(transform.spec.payload)
+            dofn = pickler.loads(payload.do_fn.payload)[0]
+            return runners_common.DoFnSignature(dofn).get_restriction_provider()
+    raise ValueError("the stage has no splittable DoFn")
 
 
 def consolidate_metrics(infos: list[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2.MonitoringInfo]:

@@ -29,6 +29,7 @@ from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, Si
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
 from spark_jobs.beam_runner.progress import sum_counters
 from spark_jobs.beam_runner.script import ScriptEvent
+from spark_jobs.beam_runner.splitting import TRUNCATED
 from spark_jobs.beam_runner.task import EpochOrder, Report
 from spark_jobs.beam_runner.transport import Transport
 
@@ -59,12 +60,19 @@ class EpochLoop:
         key_groups: int,
         streaming: bool = False,
         until_idle: bool = False,
+        drain: bool = False,
+        split_after_s: float | None = None,
         interval_ms: int = 0,
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
-        self._streaming = streaming
+        self._streaming, self._split_after_s = streaming, split_after_s
+        self._failed_attempts: set[str] = set()
+        self._drain = threading.Event()
+        if drain:
+            self._drain.set()
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
+        self._draining = False
         self._stop = threading.Event()
         self._script_end_us = now_us()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
@@ -78,6 +86,10 @@ class EpochLoop:
         """Ends the loop after the epoch under way; its results are committed and published."""
         self._stop.set()
 
+    def request_drain(self) -> None:
+        """Brings the stream to its end: sources are truncated, the watermarks go to the end of time, windows close."""
+        self._drain.set()
+
     def run(self) -> None:
         """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised."""
         try:
@@ -88,7 +100,7 @@ class EpochLoop:
                 if self.manifest.epoch >= 0 and not self._anything_due():
                     self._sleep()
                     continue
-                if not self._run_epoch(started) and self._until_idle and self._all_idle():
+                if not self._run_epoch(started) and self._until_idle and self._all_idle() and not self._drain.is_set():
                     break
                 self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
         finally:
@@ -139,7 +151,7 @@ class EpochLoop:
     def _next_event(self) -> tuple[ScriptEvent | None, list[Residual]]:
         """The event that the epoch plays, if there is a script, and what is left of the script after it."""
         script = self._plan.script
-        if script is None:
+        if script is None or self._draining:
             return None, []
         if self.manifest.epoch < 0:  # sources and side inputs come first
             return None, script.residuals(0)
@@ -147,6 +159,8 @@ class EpochLoop:
         return (script.events[played], script.residuals(played + 1)) if played < len(script.events) else (None, [])
 
     def _anything_due(self) -> bool:
+        if self._drain.is_set() and not self.manifest.draining:
+            return True
         now = self._now_us()
         return any(r.due_us <= now for r in self.manifest.residuals) or any(
             meta.next_real_us <= now for meta in self._metas()
@@ -171,14 +185,21 @@ class EpochLoop:
     def _run_epoch(self, started: float) -> bool:
         """-> False if nothing moved: then nothing was committed either."""
         last, now = self.manifest, self._now_us()
+        self._draining = last.draining or self._drain.is_set()
         event, unplayed = self._next_event()
         scripted = self._plan.script.inputs if self._plan.script is not None else ()
         residuals = [r for r in last.residuals if r.transform not in scripted]
-        due = [r for r in residuals if r.due_us <= now]
-        rest = [r for r in residuals if r.due_us > now] + unplayed
+        begins_to_drain = self._draining and not last.draining
+        latest = MAX_US if begins_to_drain else now
+        due = [r for r in residuals if r.due_us <= latest]
+        rest = [r for r in residuals if r.due_us > latest] + unplayed
         order = self._order(rest, now)
         first_level, parcels = self._first_parcels(due, event, order)
-        reports = self._transport.run(self._plan, order, first_level, parcels)
+        try:
+            reports = self._transport.run(self._plan, order, first_level, parcels)
+        except BaseException:
+            self._failed_attempts.add(order.attempt)
+            raise
         manifest = self._next_manifest(rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
@@ -187,6 +208,8 @@ class EpochLoop:
         self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
         self.manifest = manifest
         self._publish(manifest)
+        if processes := {report.process for report in reports if report.wants_finalization}:
+            self._transport.committed(order, processes)
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
             self._checkpoint.collect_garbage(manifest.epoch, manifest.live_files() | last.live_files())
         if self._on_epoch is not None:
@@ -212,6 +235,10 @@ class EpochLoop:
             sides=last.sides,
             waiting=last.waiting,
             keep_sides=self._streaming,
+            split_after_s=self._split_after_s,
+            draining=self._draining,
+            attempt=uuid.uuid4().hex,
+            failed_attempts=frozenset(self._failed_attempts),
         )
 
     def _first_parcels(
@@ -235,7 +262,8 @@ class EpochLoop:
         for residual in due:
             stage = self._plan.stage_with(residual.transform)
             busy.add(stage.level)
-            rows[residual.part % partitions][stage.id, 0].append((residual.part, b"", residual.element))
+            mark = TRUNCATED if residual.truncated else b""
+            rows[residual.part % partitions][stage.id, 0].append((residual.part, mark, residual.element))
         for stage_id, metas in self.manifest.groups.items():
             if any(m.next_real_us <= order.now_us for m in metas.values()):
                 busy.add(levels[stage_id])
@@ -290,6 +318,7 @@ class EpochLoop:
                 stage: tuple(info.SerializeToString() for info in consolidate_metrics(infos))
                 for stage, infos in metrics.items()
             },
+            draining=self._draining,
             done=done,
         )
 
@@ -352,6 +381,7 @@ def _same_position(last: Manifest, new: Manifest) -> bool:
     left = [sorted((r.transform, r.element, r.watermark_us) for r in m.residuals) for m in (last, new)]
     return (
         left[0] == left[1]
+        and last.draining == new.draining
         and not any(new.staged.values())
         and last.groups == new.groups
         and last.output_us == new.output_us

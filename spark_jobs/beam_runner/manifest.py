@@ -42,6 +42,7 @@ class Residual:
     watermark_us: int
     due_us: int  # processing time before which it need not run; 0 = at once
     part: int  # the task that ran it: connections and buffers are warm there
+    truncated: bool = False  # by a drain, which truncates each restriction once
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Manifest:
     waiting: tuple[Waiting, ...] = ()
     staged: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # publish label -> descriptors of this epoch
     metrics: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # stage -> monitoring infos since the start
+    draining: bool = False
     done: bool = False
 
     def live_files(self) -> set[str]:
@@ -95,6 +97,7 @@ class Manifest:
             "epoch": self.epoch,
             "job": self.job,
             "key_groups": self.key_groups,
+            "draining": self.draining,
             "done": self.done,
             "fingerprint": self.fingerprint,
             "input_us": self.input_us,
@@ -111,7 +114,9 @@ class Manifest:
                 }
                 for stage, metas in self.groups.items()
             },
-            "residuals": [[r.transform, _text(r.element), r.watermark_us, r.due_us, r.part] for r in self.residuals],
+            "residuals": [
+                [r.transform, _text(r.element), r.watermark_us, r.due_us, r.part, r.truncated] for r in self.residuals
+            ],
             "sides": {
                 label: [[p.name, p.end_us, None if p.chunks is None else [*map(_text, p.chunks)]] for p in parts]
                 for label, parts in self.sides.items()
@@ -139,6 +144,7 @@ class Manifest:
             epoch=data["epoch"],
             job=data["job"],
             key_groups=data["key_groups"],
+            draining=data["draining"],
             done=data["done"],
             fingerprint=data["fingerprint"],
             input_us=data["input_us"],
@@ -150,7 +156,9 @@ class Manifest:
                 }
                 for stage, metas in data["groups"].items()
             },
-            residuals=tuple(Residual(t, _bytes(e), w, due, part) for t, e, w, due, part in data["residuals"]),
+            residuals=tuple(
+                Residual(transform, _bytes(element), *rest) for transform, element, *rest in data["residuals"]
+            ),
             sides={
                 label: tuple(
                     SidePart(name, end_us, None if chunks is None else tuple(map(_bytes, chunks)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,8 @@ class OutputSpec:
 class InputOperation(beam_parts.DataInputOperation):
     """Decodes rows and pushes them into the stage."""
 
+    began: float | None = None  # monotonic time at which the element under way was pushed, while a splitter looks on
+
     def configure(self, spec: InputSpec, factory: Any) -> None:
         self.windowing = factory.context.windowing_strategies.get_by_id(spec.windowing)
         self.key_impl: Any = None
@@ -78,6 +81,8 @@ class InputOperation(beam_parts.DataInputOperation):
     def push(self, values: Iterable[WindowedValue]) -> None:
         for value in values:
             self.index += 1
+            if self.began is not None:
+                self.began = time.monotonic()
             self.output(value)
 
 

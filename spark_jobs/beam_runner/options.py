@@ -36,6 +36,18 @@ class SparkRunnerOptions(PipelineOptions):
             help="End a stream when no source has anything new. State stays: the next run goes on from here.",
         )
         parser.add_argument(
+            "--drain",
+            action="store_true",
+            default=False,
+            help="Bring the stream of --checkpoint to its end: sources are truncated, then all windows close.",
+        )
+        parser.add_argument(
+            "--split_after_ms",
+            type=int,
+            default=5000,
+            help="In a stream, cut restrictions of splittable DoFns that do not defer by themselves after this time.",
+        )
+        parser.add_argument(
             "--transport",
             choices=["spark", "local"],
             default="spark",

@@ -61,6 +61,7 @@ class StagePlan:
     inputs: tuple[InputPlan, ...]
     sides: tuple[SidePlan, ...]
     descriptor: bytes  # beam_fn_api_pb2.ProcessBundleDescriptor
+    splittable: bool = False  # begins with restrictions of a splittable DoFn
     state_format: str = ""  # what the stage's keyed state depends on: coders and windowing
 
     @property

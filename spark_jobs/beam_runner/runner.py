@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from spark_jobs.beam_runner.beam_internals import FnApiRunnerResult, PipelineRunner, PipelineState, prepare_proto
+from spark_jobs.beam_runner.beam_internals import (
+    FnApiRunnerResult,
+    PipelineRunner,
+    PipelineState,
+    has_teardown,
+    prepare_proto,
+)
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
 from spark_jobs.beam_runner.options import SparkRunnerOptions
@@ -45,15 +51,17 @@ class SparkRunner(PipelineRunner):
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> SparkRunnerResult:
         flags = options.view_as(SparkRunnerOptions)
         streaming = bool(options.view_as(StandardOptions).streaming)
-        plan = make_plan(prepare_proto(pipeline, options), options, streaming=streaming, is_drain=self._is_drain)
+        plan = make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
-            self._transport(flags),
+            self._transport(flags, has_teardown(pipeline)),
             Checkpoint(root),
             key_groups=flags.key_groups,
             streaming=streaming,
             until_idle=flags.until_idle and streaming,
+            drain=flags.drain,
+            split_after_s=flags.split_after_ms / 1000 if streaming else None,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
             on_epoch=self._on_epoch,
         )
@@ -62,7 +70,7 @@ class SparkRunner(PipelineRunner):
             result.wait_until_finish()
         return result
 
-    def _transport(self, flags: Any) -> Transport:
+    def _transport(self, flags: Any, has_teardown: bool) -> Transport:
         if flags.transport == "local":
             return LocalTransport(flags.tasks or 2)
         # Imported here: the local transport works without Spark.
@@ -72,7 +80,7 @@ class SparkRunner(PipelineRunner):
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
             self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
-        return SparkTransport(self._spark.sparkContext, flags.tasks)
+        return SparkTransport(self._spark.sparkContext, flags.tasks, has_teardown=has_teardown)
 
 
 class SparkRunnerResult(FnApiRunnerResult):
@@ -89,7 +97,10 @@ class SparkRunnerResult(FnApiRunnerResult):
     def _run(self) -> None:
         try:
             self._loop.run()
-            self._state = PipelineState.STOPPED if self._stopping else PipelineState.DONE
+            if self._loop.manifest.draining:
+                self._state = PipelineState.DRAINED
+            else:
+                self._state = PipelineState.STOPPED if self._stopping else PipelineState.DONE
         except BaseException as error:
             self._error = error
             self._state = PipelineState.FAILED
@@ -115,6 +126,16 @@ class SparkRunnerResult(FnApiRunnerResult):
         """Finishes the epoch under way, publishes it, and ends the job. State stays in the checkpoint."""
         self._stopping = True
         self._loop.request_stop()
+
+    def drain(self) -> str:
+        """Brings the stream to its end and returns at once; `wait_until_finish` waits for it.
+
+        Each source keeps what its truncation says (by default: bounded restrictions finish, unbounded ones end here),
+        then the watermarks go to the end of time, so that all windows and event-time timers fire. A crash during a
+        drain goes on draining. The checkpoint of a drained stream is at its end for good.
+        """
+        self._loop.request_drain()
+        return self.state
 
     def cancel(self) -> str:
         self.request_stop()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from apache_beam.options.value_provider import RuntimeValueProvider
-from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
 from spark_jobs.beam_runner.beam_internals import PipelineContext
 from spark_jobs.beam_runner.bundle import BundleResult, ProcessorPool, StageProcessor
@@ -20,6 +22,7 @@ from spark_jobs.beam_runner.keyed_stage import load_groups, run_grouping, run_st
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.plan import GROUP, KEYED, Plan, SidePlan, StagePlan
 from spark_jobs.beam_runner.side_inputs import INLINE_BYTES, SideTable
+from spark_jobs.beam_runner.splitting import Splitter, Truncation
 from spark_jobs.beam_runner.state import StateCache, StateWriter
 from spark_jobs.beam_runner.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
 
@@ -40,6 +43,10 @@ class EpochOrder:
     sides: dict[str, tuple[SidePart, ...]]
     waiting: tuple[Waiting, ...]
     keep_sides: bool  # later epochs will read what this one adds to side inputs
+    split_after_s: float | None  # restrictions that run longer are cut
+    draining: bool
+    attempt: str  # unique to each run of the epoch
+    failed_attempts: frozenset[str]
 
     def previous_input_us(self, stage: str) -> int:
         return self.input_us.get(stage, MIN_US)
@@ -58,6 +65,18 @@ class Report:
     waiting: list[Waiting] = field(default_factory=list)
     released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
+    process: str = ""  # name of the worker
+    wants_finalization: bool = False  # it has DoFns that wait for the commit
+
+
+@dataclass(frozen=True)
+class Unfinalized:
+    """A bundle whose DoFns want to hear of the commit. Its processor is not used before."""
+
+    order: EpochOrder
+    plan_id: str
+    stage: StagePlan
+    processor: StageProcessor
 
 
 class Worker:
@@ -69,6 +88,13 @@ class Worker:
         self.drivers: dict[tuple[str, str], PaneDriver] = {}
         self._tables: dict[tuple[str, str, str, str], SideTable] = {}
         self._contexts: dict[str, PipelineContext] = {}
+        self._truncations: dict[tuple[str, str], Truncation] = {}
+        self._unfinalized: list[Unfinalized] = []
+
+    @property
+    def name(self) -> str:
+        """Of the process, and of the worker in it."""
+        return f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
 
     def context(self, plan: Plan) -> PipelineContext:
         if plan.id not in self._contexts:
@@ -76,11 +102,41 @@ class Worker:
             self._contexts = {plan.id: PipelineContext(components)}
         return self._contexts[plan.id]
 
-    def forget_stale(self, plan: Plan, order: EpochOrder) -> None:
-        """Keeps memory to what this plan and epoch can still use."""
+    def begin(self, plan: Plan, order: EpochOrder) -> None:
+        """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
+        self.committed(order.checkpoint, order.epoch - 1, order.failed_attempts)
         self.cache.forget_stale(order.checkpoint, order.groups)
         self._tables = {key: table for key, table in self._tables.items() if key[0] == plan.id}
         self.drivers = {key: driver for key, driver in self.drivers.items() if key[0] == plan.id}
+
+    def truncation(self, plan: Plan, stage: StagePlan) -> Truncation:
+        key = (plan.id, stage.id)
+        if key not in self._truncations:
+            self._truncations = {key: Truncation(beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor))}
+        return self._truncations[key]
+
+    def finalize_after_commit(self, bundles: list[Unfinalized]) -> None:
+        self._unfinalized += bundles
+
+    def committed(self, checkpoint: Checkpoint, epoch: int, failed_attempts: frozenset[str]) -> None:
+        """Finalises the bundles of epochs up to `epoch`, but for those of attempts that failed."""
+        bundles, self._unfinalized = self._unfinalized, []
+        for bundle in bundles:
+            order = bundle.order
+            is_ours = str(order.checkpoint.root) == str(checkpoint.root)
+            if is_ours and order.epoch > epoch:
+                self._unfinalized.append(bundle)
+                continue
+            if is_ours and order.attempt not in failed_attempts:
+                bundle.processor.finalize()
+            self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
+
+    def close(self) -> None:
+        """Tears down all DoFns."""
+        for bundle in self._unfinalized:
+            bundle.processor.discard()
+        self._unfinalized = []
+        self.pool.close()
 
     def side_table(self, plan: Plan, stage: StagePlan, side: SidePlan) -> SideTable:
         key = (plan.id, stage.id, side.transform, side.tag)
@@ -122,10 +178,11 @@ class _LevelRun:
                 self.outbox.blocks[part][edge] += rows
         self.watermarks = dict(inbox.watermarks)
         self.sides = inbox.sides
-        self.report = Report()
+        self.report = Report(process=worker.name)
         self.state_writer = StateWriter(order.checkpoint, worker.cache, order.epoch)
         self.times: dict[tuple[str, int], tuple[int, int, int]] = {}
-        worker.forget_stale(plan, order)
+        self.unfinalized: list[Unfinalized] = []
+        worker.begin(plan, order)
 
     def run(self) -> tuple[dict[int, Parcel], Report]:
         RuntimeValueProvider.set_runtime_options(dict(self.plan.options))
@@ -140,6 +197,9 @@ class _LevelRun:
             p: Parcel(self.part, dict(self.outbox.blocks.get(p, {})), self.watermarks, self._sides_for(p))
             for p in range(self.order.partitions)
         }
+        if self.unfinalized:
+            self.worker.finalize_after_commit(self.unfinalized)
+            self.report.wants_finalization = True
         return parcels, self.report
 
     def _side_part(self, chunks: SideChunks) -> SidePart:
@@ -189,39 +249,62 @@ class _LevelRun:
         input_us: int,
     ) -> int:
         """-> the stage's hold: the least time that its state and residuals keep its output watermark at."""
-        worker, order = self.worker, self.order
-        processor = worker.pool.take(self.plan.id, stage)
+        processor = self.worker.pool.take(self.plan.id, stage)
         for output in processor.outputs:
             output.send = self._send
             output.side = lambda label, data, end_us: self.outbox.sides[label].add(data, end_us)
             output.stage_item = lambda label, data: self.outbox.staged[label].append(data)
-            output.part, output.key_groups = self.part, order.key_groups
+            output.part, output.key_groups = self.part, self.order.key_groups
         processor.state.use_sides({(side.plan.transform, side.plan.tag): side.table for side in sides})
-        kind = stage.inputs[0].kind
-        if kind in (GROUP, KEYED):
-            touched = due | {row[0] for row in rows[0]}
-            groups = load_groups(worker.cache, order, stage.id, touched)
-            old_us = order.previous_input_us(stage.id)
-            if kind == GROUP:
-                driver = self._pane_driver(stage, processor)
-                result, times = run_grouping(processor, driver, groups, rows[0], old_us, input_us, order.now_us)
+        try:
+            if stage.keeps_state:
+                result, hold_us = self._run_keyed(stage, processor, rows[0], metas, due, input_us)
             else:
-                result, times = run_stateful(
-                    processor, groups, order.key_groups, rows[0], old_us, input_us, order.now_us
-                )
-            for number, group in groups.items():
-                chain = order.groups.get(stage.id, {}).get(number, KeyGroupMeta()).chain
-                self.state_writer.add(stage.id, number, chain, group)
-                self.times[stage.id, number] = times[number]
-            untouched = [m.hold_us for n, m in metas.items() if n not in touched]
-            hold_us = min([*untouched, *(t[0] for t in times.values())], default=MAX_US)
-        else:
-            result = processor.run(lambda: self._feed(processor, rows))
-            hold_us = MAX_US
+                result, hold_us = self._run_unkeyed(stage, processor, rows), MAX_US
+        except BaseException:
+            processor.discard()
+            raise
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
-        worker.pool.give_back(self.plan.id, stage, processor)
+        if result.wants_finalization:
+            self.unfinalized.append(Unfinalized(self.order, self.plan.id, stage, processor))
+        else:
+            self.worker.pool.give_back(self.plan.id, stage, processor)
         return hold_us
+
+    def _run_keyed(
+        self,
+        stage: StagePlan,
+        processor: StageProcessor,
+        rows: list[Row],
+        metas: dict[int, KeyGroupMeta],
+        due: set[int],
+        input_us: int,
+    ) -> tuple[BundleResult, int]:
+        order = self.order
+        touched = due | {row[0] for row in rows}
+        groups = load_groups(self.worker.cache, order, stage.id, touched)
+        old_us = order.previous_input_us(stage.id)
+        if stage.inputs[0].kind == GROUP:
+            driver = self._pane_driver(stage, processor)
+            result, times = run_grouping(processor, driver, groups, rows, old_us, input_us, order.now_us)
+        else:
+            result, times = run_stateful(processor, groups, order.key_groups, rows, old_us, input_us, order.now_us)
+        for number, group in groups.items():
+            chain = order.groups.get(stage.id, {}).get(number, KeyGroupMeta()).chain
+            self.state_writer.add(stage.id, number, chain, group)
+            self.times[stage.id, number] = times[number]
+        untouched = [m.hold_us for n, m in metas.items() if n not in touched]
+        return result, min([*untouched, *(t[0] for t in times.values())], default=MAX_US)
+
+    def _run_unkeyed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> BundleResult:
+        splitter = None
+        if stage.splittable:
+            if self.order.draining:
+                rows = [self.worker.truncation(self.plan, stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
+            if self.order.split_after_s is not None:
+                splitter = Splitter(processor.inputs[0], len(rows[0]), self.order.split_after_s)
+        return processor.run(lambda: self._feed(processor, rows), splitter)
 
     def _feed(self, processor: StageProcessor, rows: list[list[Row]]) -> None:
         for operation, some in zip(processor.inputs, rows, strict=True):
@@ -296,7 +379,9 @@ class _LevelRun:
         for rest in result.deferred:
             watermark = rest.watermark_us if rest.watermark_us is not None else self._least_output(stage)
             due_us = self.order.now_us + rest.delay_us if rest.delay_us else 0
-            self.report.residuals.append(Residual(rest.transform, rest.element, watermark, due_us, self.part))
+            self.report.residuals.append(
+                Residual(rest.transform, rest.element, watermark, due_us, self.part, self.order.draining)
+            )
             hold_us = min(hold_us, watermark)
         return hold_us
 

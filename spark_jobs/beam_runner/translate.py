@@ -41,12 +41,13 @@ from spark_jobs.beam_runner.plan import (
 from spark_jobs.beam_runner.script import Script, read_script
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
+_PROCESS = common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
 
 
-def make_plan(proto: Any, options: PipelineOptions, *, streaming: bool, is_drain: bool = False) -> Plan:
+def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -> Plan:
     """Raises UnsupportedPipelineError, with every gap by name, before anything runs."""
-    _refuse_unsupported(proto, streaming)
+    _refuse_unsupported(proto)
     publishers = {
         t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
     }
@@ -96,39 +97,16 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
     return context, stages
 
 
-def _refuse_unsupported(proto: Any, streaming: bool) -> None:
+def _refuse_unsupported(proto: Any) -> None:
     gaps = []
-    scripts: list[str] = []
-    components = proto.components
-    replaced = _inside_publish(components)
-    for transform_id, transform in components.transforms.items():
-        if transform_id in replaced:
-            continue
-        if transform.spec.urn == phases.TEST_STREAM_URN:
-            payload = beam_runner_api_pb2.TestStreamPayload.FromString(transform.spec.payload)
-            scripts.append(transform.unique_name)
-            if payload.endpoint.url:
-                gaps.append(f"{transform.unique_name}: a TestStream whose events come from a service")
-        if transform.spec.urn not in translations.PAR_DO_URNS:
-            continue
-        payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
-        if streaming and payload.requests_finalization:
-            gaps.append(f"{transform.unique_name}: bundle finalisation is not supported in streaming yet")
+    scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
+    for script in scripts:
+        if beam_runner_api_pb2.TestStreamPayload.FromString(script.spec.payload).endpoint.url:
+            gaps.append(f"{script.unique_name}: a TestStream whose events come from a service")
     if len(scripts) > 1:
-        gaps.append(f"{', '.join(sorted(scripts))}: more than one TestStream")
+        gaps.append(f"{', '.join(sorted(s.unique_name for s in scripts))}: more than one TestStream")
     if gaps:
         raise UnsupportedPipelineError(gaps)
-
-
-def _inside_publish(components: Any) -> set[str]:
-    """Transforms of Publish's default expansion, which the runner replaces."""
-    inside: set[str] = set()
-    left = [c for t in components.transforms.values() if t.spec.urn == PUBLISH_URN for c in t.subtransforms]
-    while left:
-        transform_id = left.pop()
-        inside.add(transform_id)
-        left += components.transforms[transform_id].subtransforms
-    return inside
 
 
 class _Translation:
@@ -256,6 +234,7 @@ class _Translation:
             inputs=tuple(inputs),
             sides=tuple(sides),
             descriptor=descriptor.SerializeToString(deterministic=True),
+            splittable=any(t.spec.urn == _PROCESS for t in stage.transforms),
             state_format=state_format,
         )
 

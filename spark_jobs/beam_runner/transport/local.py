@@ -27,6 +27,10 @@ class LocalTransport:
             waiting = sent
         return reports
 
+    def committed(self, order: EpochOrder, processes: set[str]) -> None:  # noqa: ARG002
+        for worker in self._workers:
+            worker.committed(order.checkpoint, order.epoch, order.failed_attempts)
+
     def close(self) -> None:
         for worker in self._workers:
-            worker.pool.close()
+            worker.close()

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from spark_jobs.beam_runner.errors import RunnerError, StepError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report
+from spark_jobs.beam_runner.task import EpochOrder, Report, Worker
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
+
+_TELL_ATTEMPTS = 3
 
 Message = tuple[Parcel, list[Report]]
 
@@ -24,10 +26,11 @@ Message = tuple[Parcel, list[Report]]
 class SparkTransport:
     """`partitions` = tasks per level; 0 = as many as Spark has cores."""
 
-    def __init__(self, context: SparkContext, partitions: int = 0) -> None:
+    def __init__(self, context: SparkContext, partitions: int = 0, *, has_teardown: bool = False) -> None:
         self._context = context
         _require_whole_epochs(context)
         self.partitions = partitions or context.defaultParallelism
+        self._has_teardown, self._processes = has_teardown, set[str]()
         self._plan: tuple[str, Broadcast[Plan]] | None = None
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
@@ -43,7 +46,28 @@ class SparkTransport:
             collected = rdd.collect()
         except Exception as error:
             raise StepError.from_spark(error) from None
-        return [report for packed in collected for report in pickle.loads(packed)]
+        reports = [report for packed in collected for report in pickle.loads(packed)]
+        self._processes.update(report.process for report in reports)
+        return reports
+
+    def committed(self, order: EpochOrder, processes: set[str]) -> None:
+        message = (order.checkpoint, order.epoch, order.failed_attempts)
+        self._tell_workers(processes, lambda worker: worker.committed(*message))
+
+    def _tell_workers(self, processes: set[str], tell: Callable[[Worker], None]) -> None:
+        """Spark does not place a task in a process: a task for each, and again if one got two of them."""
+
+        def run_task(_: Iterable[int]) -> Iterator[str]:
+            from spark_jobs.beam_runner.transport import spark_worker
+
+            yield spark_worker.tell(tell)
+
+        left = set(processes)
+        for _ in range(_TELL_ATTEMPTS):
+            tasks = self._context.parallelize(range(self.partitions), self.partitions)
+            left -= set(tasks.mapPartitions(run_task).collect())
+            if not left:
+                return
 
     def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
         if self._plan is None or self._plan[0] != plan.id:
@@ -51,6 +75,8 @@ class SparkTransport:
         return self._plan[1]
 
     def close(self) -> None:
+        if self._has_teardown:  # of a process that a failed task took with it, Spark leaves nothing to tear down
+            self._tell_workers(self._processes, lambda worker: worker.close())
         if self._plan is not None:
             self._plan[1].unpersist()
 

@@ -35,11 +35,11 @@ def pairs(p: beam.Pipeline) -> Any:
     )
 
 
-def plan_of(build: Callable[[beam.Pipeline], Any], *, streaming: bool = False) -> Plan:
+def plan_of(build: Callable[[beam.Pipeline], Any]) -> Plan:
     options = PipelineOptions()
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
-    return make_plan(prepare_proto(pipeline, options), options, streaming=streaming)
+    return make_plan(prepare_proto(pipeline, options), options)
 
 
 def kinds(plan: Plan) -> dict[str, tuple[int, str]]:
