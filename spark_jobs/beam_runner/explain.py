@@ -19,7 +19,7 @@ def to_text(plan: Plan) -> str:
     lines: list[str] = []
     for level in range(plan.levels):
         lines.append(f"level {level}")
-        for stage in (s for s in plan.stages if s.level == level):
+        for stage in _of_level(plan, level):
             lines.append(f"  {stage.id}")
             lines += [f"    {line}" for line in _facts(stage)]
     return "\n".join(lines)
@@ -29,7 +29,8 @@ def _facts(stage: StagePlan) -> list[str]:
     lines = [f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs]
     lines += [f"side input <- {side.label}, for {side.transform}" for side in stage.sides]
     lines += [f"source {label}" for label in stage.sources]
-    lines += [f"keeps state; {name}: {words}" for name, words in words_of(stage.state_format).items()]
+    if words := words_of(stage.state_format):
+        lines += ["keeps state, which depends on", *(f"  {name}: {value}" for name, value in words.items())]
     return lines + [f"publishes {label}" for label in stage.publishes]
 
 
@@ -48,7 +49,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
                 "state": words_of(stage.state_format) or None,
                 "publishes": list(stage.publishes),
             }
-            for stage in plan.stages
+            for stage in _in_order(plan)
         ],
         "publishers": sorted(plan.publishers),
     }
@@ -61,22 +62,31 @@ def to_json(plan: Plan) -> str:
 
 def to_mermaid(plan: Plan) -> str:
     """A flowchart: a box per level, cylinders keep state, dotted edges are side inputs."""
-    nodes = {stage.id: f"s{number}" for number, stage in enumerate(plan.stages)}
+    nodes = {stage.id: f"s{number}" for number, stage in enumerate(_in_order(plan))}
     sinks = {label: f"p{number}" for number, label in enumerate(sorted(plan.publishers))}
     lines = ["flowchart TD"]
     for level in range(plan.levels):
         lines.append(f'  subgraph level{level}["level {level}"]')
-        for stage in (s for s in plan.stages if s.level == level):
+        for stage in _of_level(plan, level):
             name = _quoted(stage.id)
             lines.append(f"    {nodes[stage.id]}" + (f"[({name})]" if stage.keeps_state else f"[{name}]"))
         lines.append("  end")
     lines += [f"  {node}[/{_quoted(label)}/]" for label, node in sinks.items()]
-    for stage in plan.stages:
+    for stage in _in_order(plan):
         here = nodes[stage.id]
         lines += [f"  {nodes[p]} {_ARROWS[i.kind]} {here}" for i in stage.inputs for p in i.producers]
         lines += [f"  {nodes[p]} -.->|side input| {here}" for side in stage.sides for p in side.producers]
         lines += [f"  {here} --> {sinks[label]}" for label in stage.publishes]
     return "\n".join(lines)
+
+
+def _in_order(plan: Plan) -> list[StagePlan]:
+    """By level and name: the plan's own order of stages side by side changes with Python's hash seed."""
+    return sorted(plan.stages, key=lambda stage: (stage.level, stage.id))
+
+
+def _of_level(plan: Plan, level: int) -> list[StagePlan]:
+    return [stage for stage in _in_order(plan) if stage.level == level]
 
 
 def _quoted(label: str) -> str:

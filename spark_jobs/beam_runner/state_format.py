@@ -41,9 +41,9 @@ def state_format(
         "coder": _coder_words(components, context, coder),
         "windows": _window_words(strategy.window_fn),
         "allowed lateness": f"{strategy.allowed_lateness / 1000:g} s",
-        "panes": beam_runner_api_pb2.AccumulationMode.Enum.Name(strategy.accumulation_mode).lower(),
     }
     if is_triggered:
+        words["panes"] = beam_runner_api_pb2.AccumulationMode.Enum.Name(strategy.accumulation_mode).lower()
         words["trigger"] = text_format.MessageToString(strategy.trigger, as_one_line=True).strip()
         words["timestamp"] = beam_runner_api_pb2.OutputTime.Enum.Name(strategy.output_time).lower()
     for name, spec in cells:

@@ -31,7 +31,7 @@ class Change:
 
 
 def compare(manifest: Manifest, plan: Plan) -> list[Change]:
-    """-> a change for each step of the plan, in plan order, then for what only the manifest knows, by name."""
+    """-> a change for each step of the plan, by level and name, then for what only the manifest knows, by name."""
     return [*_of_plan(manifest, plan), *_of_manifest(manifest, plan)]
 
 
@@ -65,7 +65,7 @@ def carry_over(manifest: Manifest, plan: Plan, where: str, accepted: Collection[
 
 
 def _of_plan(manifest: Manifest, plan: Plan) -> Iterator[Change]:
-    for stage in plan.stages:
+    for stage in sorted(plan.stages, key=lambda stage: (stage.level, stage.id)):
         groups = len(manifest.groups.get(stage.id, ()))
         if stage.id not in manifest.output_us:
             if stage.from_impulse:
