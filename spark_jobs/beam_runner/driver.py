@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -23,15 +23,15 @@ from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE, consolidate_metrics
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
-from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
-from spark_jobs.beam_runner.progress import sum_counters
+from spark_jobs.beam_runner.progress import files_to_roll_back, newest_manifest, sum_counters
 from spark_jobs.beam_runner.script import ScriptEvent
 from spark_jobs.beam_runner.splitting import TRUNCATED
 from spark_jobs.beam_runner.task import EpochOrder, Report
 from spark_jobs.beam_runner.transport import Transport
+from spark_jobs.beam_runner.upgrade import carry_over
 
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
 _GARBAGE_EVERY_EPOCHS = 16
@@ -63,6 +63,7 @@ class EpochLoop:
         drain: bool = False,
         split_after_s: float | None = None,
         interval_ms: int = 0,
+        drop_incompatible: Collection[str] = (),
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
@@ -79,7 +80,7 @@ class EpochLoop:
         self._publishing: Future[None] | None = None
         self.published: Counter[str] = Counter()
         checkpoint.prepare()
-        self.manifest = self._resume(key_groups)
+        self.manifest = self._resume(key_groups, drop_incompatible)
 
     # ---- control
     def request_stop(self) -> None:
@@ -111,30 +112,11 @@ class EpochLoop:
                 self._transport.close()
 
     # ---- start
-    def _resume(self, key_groups: int) -> Manifest:
-        last = self._checkpoint.last_epoch()
-        if last is None:
+    def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
+        manifest = newest_manifest(self._checkpoint)
+        if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
-        manifest = Manifest.from_json(
-            self._checkpoint.read_manifest(last), f"manifest {last} of {self._checkpoint.root}"
-        )
-        formats = {stage.id: stage.state_format for stage in self._plan.stages}
-        changed = [s for s, f in manifest.fingerprint.items() if manifest.groups.get(s) and formats.get(s) != f]
-        known = {transform for stage in self._plan.stages for transform in stage.transforms}
-        lost = [r.transform for r in manifest.residuals if r.transform not in known]
-        # What the last epoch staged may not be published yet: without its sink it would be lost.
-        unpublished = [
-            label for label, items in manifest.staged.items() if items and label not in self._plan.publishers
-        ]
-        # Impulses fire in the first epoch only: a new one would never run.
-        too_new = [s.id for s in self._plan.stages if s.from_impulse and s.id not in manifest.output_us]
-        if steps := ", ".join(sorted({*changed, *lost, *unpublished, *too_new})):
-            raise CheckpointError(
-                f"{self._checkpoint.root} does not fit this pipeline at: {steps}. "
-                "The step is gone or new, or its coder or windowing changed.",
-                hint="Run the old pipeline, or start the new one on a new checkpoint.",
-            )
-        return manifest
+        return carry_over(manifest, self._plan, self._checkpoint.url, accepted)
 
     # ---- what is due
     def _now_us(self) -> int:
@@ -211,7 +193,8 @@ class EpochLoop:
         if processes := {report.process for report in reports if report.wants_finalization}:
             self._transport.committed(order, processes)
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
-            self._checkpoint.collect_garbage(manifest.epoch, manifest.live_files() | last.live_files())
+            live = manifest.live_files() | files_to_roll_back(self._checkpoint)
+            self._checkpoint.collect_garbage(manifest.epoch, live)
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
@@ -304,7 +287,7 @@ class EpochLoop:
         idle_group = KeyGroupMeta()
         return Manifest(
             epoch=last.epoch + 1,
-            job=last.job,
+            job=last.next_job or last.job,
             key_groups=last.key_groups,
             fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
             input_us={**last.input_us, **input_us},

@@ -66,3 +66,17 @@ class CheckpointError(RunnerError):
     """A manifest or state file is missing, damaged, or belongs to another pipeline."""
 
     CODE = "bad_checkpoint"
+
+
+class CheckpointStoreError(RunnerError):
+    """The place of a checkpoint cannot be used: no access, no bucket, no answer."""
+
+    CODE = "checkpoint_store"
+
+
+def way_back(root: str) -> str:
+    """The hint of a damaged checkpoint."""
+    return (
+        f"python -m spark_jobs.beam_runner checkpoint verify {root}    # names the newest whole epoch; "
+        "then: checkpoint rollback --to-epoch N"
+    )

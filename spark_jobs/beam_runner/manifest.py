@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 2  # 1, before the first release, had no checksum
+_CHECKSUM = b',"crc32":'  # last in the file
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Manifest:
     """State of a job after epoch `epoch`. Keys are stable step labels, never positions in a plan."""
 
     epoch: int = -1
-    job: str = ""
+    job: str = ""  # id under which this epoch is published
+    next_job: str = ""  # id under which later ones are; "" = the same. Set in a copy (see transfer.py)
     key_groups: int = 0
     fingerprint: dict[str, str] = field(default_factory=dict)  # keyed stage -> what its state depends on
     input_us: dict[str, int] = field(default_factory=dict)  # stage -> input watermark, for stages with state
@@ -85,17 +88,21 @@ class Manifest:
     draining: bool = False
     done: bool = False
 
+    def state_files(self) -> set[str]:
+        """Names of the state files that this manifest needs."""
+        return {frame.file for metas in self.groups.values() for meta in metas.values() for frame in meta.chain}
+
     def live_files(self) -> set[str]:
         """Names of the data files that this manifest needs."""
-        state = {frame.file for metas in self.groups.values() for meta in metas.values() for frame in meta.chain}
         sides = {part.name for parts in self.sides.values() for part in parts if part.chunks is None}
-        return state | sides | {waiting.file for waiting in self.waiting}
+        return self.state_files() | sides | {waiting.file for waiting in self.waiting}
 
     def to_json(self) -> bytes:
         data = {
             "format": FORMAT,
             "epoch": self.epoch,
             "job": self.job,
+            "next_job": self.next_job,
             "key_groups": self.key_groups,
             "draining": self.draining,
             "done": self.done,
@@ -125,24 +132,29 @@ class Manifest:
             "staged": {label: [_text(item) for item in items] for label, items in self.staged.items()},
             "metrics": {stage: [_text(info) for info in infos] for stage, infos in self.metrics.items()},
         }
-        return json.dumps(data, separators=(",", ":")).encode()
+        body = json.dumps(data, separators=(",", ":")).encode()
+        return b"%s%s%d}" % (body[:-1], _CHECKSUM, zlib.crc32(body))
 
     @classmethod
-    def from_json(cls, raw: bytes, where: str) -> Manifest:
-        """Raises CheckpointError, naming `where`, if the bytes are not a manifest of this format."""
+    def from_json(cls, raw: bytes, where: str, hint: str | None = None) -> Manifest:
+        """Raises CheckpointError, naming `where`, if the bytes are not a whole manifest of a format that is known."""
         try:
             data: dict[str, Any] = json.loads(raw)
             version = data["format"]
         except (ValueError, KeyError, TypeError):
-            raise CheckpointError(
-                f"{where} is not a manifest.",
-                hint="Restore it from a copy of the checkpoint, or start on a new checkpoint.",
-            ) from None
+            raise CheckpointError(f"{where} is not a manifest, or not all of it.", hint=hint) from None
         if version != FORMAT:
-            raise CheckpointError(f"{where} has manifest format {version}; this version reads {FORMAT}.")
+            raise CheckpointError(
+                f"{where} has manifest format {version}; this version reads {FORMAT}.",
+                hint="Run the version of the project that wrote it.",
+            )
+        body, _, checksum = raw.rpartition(_CHECKSUM)
+        if checksum != b"%d}" % zlib.crc32(body + b"}"):
+            raise CheckpointError(f"{where} is damaged: its bytes are not those that were written.", hint=hint)
         return cls(
             epoch=data["epoch"],
             job=data["job"],
+            next_job=data["next_job"],
             key_groups=data["key_groups"],
             draining=data["draining"],
             done=data["done"],

@@ -19,8 +19,23 @@ class SparkRunnerOptions(PipelineOptions):
         parser.add_argument(
             "--checkpoint",
             default=None,
-            help="Folder of the stream's manifests and state. A restart with the same folder goes on from the last "
-            "committed epoch. Without it a temporary folder is used and deleted at the end.",
+            help="Place of the stream's manifests and state: a folder that all workers share, or gs://bucket/path. A "
+            "restart with the same place goes on from the last committed epoch. Without it a temporary folder is used "
+            "and deleted at the end.",
+        )
+        parser.add_argument(
+            "--drop_incompatible",
+            action="append",
+            default=None,
+            metavar="STEP",
+            help="At a start with a changed pipeline, drop what this step left in the checkpoint if it does not fit: "
+            "state, unread input or unpublished rows. May be repeated.",
+        )
+        parser.add_argument(
+            "--explain",
+            choices=["text", "json", "mermaid"],
+            default=None,
+            help="Print the plan, and with --checkpoint what a start on it means for each step. Runs nothing.",
         )
         parser.add_argument("--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores.")
         parser.add_argument(

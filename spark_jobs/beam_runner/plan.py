@@ -61,8 +61,9 @@ class StagePlan:
     inputs: tuple[InputPlan, ...]
     sides: tuple[SidePlan, ...]
     descriptor: bytes  # beam_fn_api_pb2.ProcessBundleDescriptor
-    splittable: bool = False  # begins with restrictions of a splittable DoFn
-    state_format: str = ""  # what the stage's keyed state depends on: coders and windowing
+    state_format: str = ""  # what the stage's keyed state depends on (state_format.py)
+    sources: tuple[str, ...] = ()  # splittable DoFns that run here
+    publishes: tuple[str, ...] = ()  # labels of the publishers that it stages for
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -71,6 +72,11 @@ class StagePlan:
     @property
     def keeps_state(self) -> bool:
         return any(i.kind in STATEFUL_KINDS for i in self.inputs)
+
+    @property
+    def splittable(self) -> bool:
+        """Begins with restrictions of a splittable DoFn."""
+        return bool(self.sources)
 
     @property
     def from_impulse(self) -> bool:
@@ -102,11 +108,8 @@ class Plan:
     def stage_with(self, transform: str) -> StagePlan:
         return next(s for s in self.stages if transform in s.transforms)
 
-    def explain(self) -> str:
-        """The plan as text: one line a stage, indented by level."""
-        lines = []
-        for stage in self.stages:
-            inputs = ", ".join(f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs)
-            sides = "".join(f"  side {s.label}" for s in stage.sides)
-            lines.append(f"{'  ' * stage.level}level {stage.level}  {stage.id}  ({inputs}){sides}")
-        return "\n".join(lines)
+    def explain(self, form: str = "text") -> str:
+        """The plan for people (`text`, `mermaid`) or programs (`json`)."""
+        from spark_jobs.beam_runner.explain import FORMS  # it needs this module's types
+
+        return FORMS[form](self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,10 +20,14 @@ from spark_jobs.beam_runner.beam_internals import (
 )
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
+from spark_jobs.beam_runner.explain import with_changes
 from spark_jobs.beam_runner.options import SparkRunnerOptions
+from spark_jobs.beam_runner.plan import Plan
+from spark_jobs.beam_runner.progress import last_manifest
 from spark_jobs.beam_runner.translate import make_plan
 from spark_jobs.beam_runner.transport import Transport
 from spark_jobs.beam_runner.transport.local import LocalTransport
+from spark_jobs.beam_runner.upgrade import compare
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -48,10 +53,23 @@ class SparkRunner(PipelineRunner):
     ) -> None:
         self._spark, self._on_epoch, self._is_drain = spark, on_epoch, is_drain
 
-    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> SparkRunnerResult:
+    def plan(self, pipeline: Any, options: PipelineOptions | None = None) -> Plan:
+        """What would run, as data. Starts nothing. Raises UnsupportedPipelineError as a start would."""
+        options = pipeline.options if options is None else options
+        return make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
+
+    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> FnApiRunnerResult:
+        """-> a SparkRunnerResult; with `--explain` a result that is DONE and has run nothing."""
         flags = options.view_as(SparkRunnerOptions)
         streaming = bool(options.view_as(StandardOptions).streaming)
-        plan = make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
+        plan = self.plan(pipeline, options)
+        if flags.explain:
+            manifest = last_manifest(flags.checkpoint) if flags.checkpoint else None
+            text = plan.explain(flags.explain)
+            if manifest is not None:
+                text = with_changes(plan, compare(manifest, plan), flags.explain)
+            sys.stdout.write(text + "\n")
+            return FnApiRunnerResult(PipelineState.DONE, {})
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
@@ -63,6 +81,7 @@ class SparkRunner(PipelineRunner):
             drain=flags.drain,
             split_after_s=flags.split_after_ms / 1000 if streaming else None,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
+            drop_incompatible=flags.drop_incompatible or (),
             on_epoch=self._on_epoch,
         )
         result = SparkRunnerResult(loop, temporary_root=None if flags.checkpoint else root)

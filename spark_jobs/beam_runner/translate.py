@@ -39,9 +39,9 @@ from spark_jobs.beam_runner.plan import (
     StagePlan,
 )
 from spark_jobs.beam_runner.script import Script, read_script
+from spark_jobs.beam_runner.state_format import state_format
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
-_PROCESS = common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
 
 
@@ -199,7 +199,9 @@ class _Translation:
         inputs: list[InputPlan] = []
         sides: list[SidePlan] = []
         transforms: dict[str, Any] = {}
-        state_format = ""
+        sources: list[str] = []
+        publishes: list[str] = []
+        needs = ""
         least_level = [0]
         for transform in stage.transforms:
             copied = beam_runner_api_pb2.PTransform()
@@ -210,10 +212,14 @@ class _Translation:
                 least_level += [levels[p] + (plan.kind in _RAISES_LEVEL) for p in plan.producers]
                 copied.spec.urn, copied.spec.payload = INPUT_URN, pickle.dumps(spec)
                 if plan.kind in (GROUP, KEYED):
-                    state_format = self._state_format(spec)
+                    needs = self._state_format(stage, spec)
             elif transform.spec.urn == _WRITE:
-                copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(self._output(transform))
+                output = self._output(transform)
+                publishes += output.labels(PUBLISH)
+                copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(output)
             elif transform.spec.urn in translations.PAR_DO_URNS:
+                if transform.spec.urn == common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn:
+                    sources.append(transform.unique_name)
                 for side in self._sides(transform):
                     sides.append(side)
                     least_level += [levels[p] + 1 for p in side.producers]
@@ -234,8 +240,9 @@ class _Translation:
             inputs=tuple(inputs),
             sides=tuple(sides),
             descriptor=descriptor.SerializeToString(deterministic=True),
-            splittable=any(t.spec.urn == _PROCESS for t in stage.transforms),
-            state_format=state_format,
+            state_format=needs,
+            sources=tuple(sources),
+            publishes=tuple(publishes),
         )
 
     def _input(self, stage: Stage, transform: Any) -> tuple[InputPlan, InputSpec]:
@@ -291,25 +298,23 @@ class _Translation:
         return self.components.windowing_strategies[self.components.pcollections[pcoll].windowing_strategy_id]
 
     # ---- what keyed state depends on
-    def _state_format(self, spec: InputSpec) -> str:
-        """Coder structure and windowing, without pickled payloads, which differ from run to run."""
-        windowing = self.components.windowing_strategies[spec.windowing]
-        window_fn = windowing.window_fn
-        standard = window_fn.urn.startswith("beam:window_fn:")
-        return " ".join(
-            [
-                self._coder_shape(spec.grouped_coder or spec.coder),
-                window_fn.urn,
-                window_fn.payload.hex() if standard else "",
-                str(windowing.allowed_lateness),
-                str(windowing.accumulation_mode),
-            ]
+    def _state_format(self, stage: Stage, spec: InputSpec) -> str:
+        cells = [
+            (name, cell)
+            for transform in stage.transforms
+            if transform.spec.urn in translations.PAR_DO_URNS
+            for name, cell in proto_utils.parse_Bytes(
+                transform.spec.payload, beam_runner_api_pb2.ParDoPayload
+            ).state_specs.items()
+        ]
+        return state_format(
+            self.components,
+            spec.kind,
+            spec.grouped_coder or spec.coder,
+            spec.windowing,
+            is_triggered=spec.kind == GROUP,
+            cells=sorted(cells, key=lambda named: named[0]),
         )
-
-    def _coder_shape(self, coder_id: str) -> str:
-        coder = self.components.coders[coder_id]
-        inner = ",".join(self._coder_shape(c) for c in coder.component_coder_ids)
-        return f"{coder.spec.urn}({inner})" if inner else str(coder.spec.urn)
 
 
 def _is_plain(value: object) -> bool:

@@ -16,9 +16,9 @@ from tests.faults import counting_job
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(root: Path, per_source: int, slice_size: int, transport: str) -> subprocess.Popen[bytes]:
+def start(root: Path, per_source: int, slice_size: int, transport: str, *flags: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.faults.counting_job", str(root), str(per_source), str(slice_size)]
-    command.append(f"--transport={transport}")
+    command += [f"--transport={transport}", *flags]
     with open(root / "log", "ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
