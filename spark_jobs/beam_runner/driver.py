@@ -8,6 +8,7 @@ manifest again, which publishers take as done if it was.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
@@ -23,13 +24,15 @@ from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import consolidate_metrics
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
-from spark_jobs.beam_runner.errors import CheckpointError
+from spark_jobs.beam_runner.errors import CheckpointError, WorkerLostError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
 from spark_jobs.beam_runner.progress import sum_counters
 from spark_jobs.beam_runner.task import EpochOrder, Report, encode_chunks
 from spark_jobs.beam_runner.transport import Transport
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
 _GARBAGE_EVERY_EPOCHS = 16
@@ -58,10 +61,12 @@ class EpochLoop:
         key_groups: int,
         until_idle: bool = False,
         interval_ms: int = 0,
+        epoch_attempts: int = 1,
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
+        self._epoch_attempts = epoch_attempts
         self._stop = threading.Event()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[None] | None = None
@@ -150,7 +155,7 @@ class EpochLoop:
         rest = [r for r in last.residuals if r.due_us > now]
         order = self._order(rest)
         first_level, parcels = self._first_parcels(due, order)
-        reports = self._transport.run(self._plan, order, first_level, parcels)
+        reports = self._run_levels(order, first_level, parcels)
         manifest = self._next_manifest(rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
@@ -164,6 +169,26 @@ class EpochLoop:
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
+
+    def _run_levels(self, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        """Runs the levels again if a worker died. The order names the last manifest's state and nothing else, so what
+        lost attempts wrote, or left in the memory of workers, is never looked at: its files have names of their own.
+        """
+        attempt = 1
+        while True:
+            try:
+                return self._transport.run(self._plan, order, first_level, parcels)
+            except WorkerLostError as error:
+                if attempt >= self._epoch_attempts:
+                    raise
+                _log.warning(
+                    "Epoch %d is run again, attempt %d of %d: %s",
+                    order.epoch,
+                    attempt + 1,
+                    self._epoch_attempts,
+                    error.message,
+                )
+                attempt += 1
 
     def _order(self, rest: list[Residual]) -> EpochOrder:
         last = self.manifest

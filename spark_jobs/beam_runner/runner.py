@@ -54,6 +54,7 @@ class SparkRunner(PipelineRunner):
             key_groups=flags.key_groups,
             until_idle=flags.until_idle and streaming,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
+            epoch_attempts=flags.epoch_attempts,
             on_epoch=self._on_epoch,
         )
         result = SparkRunnerResult(loop, temporary_root=None if flags.checkpoint else root)
