@@ -1,7 +1,8 @@
 """A streaming job with state, timers and windows whose right results are plain arithmetic. A program, to be killed.
 
 Four sources emit (key, value) with unique values; `sums` keeps a running sum per key in state; `windows` adds up values
-in fixed windows; `quiet` counts per key and reports by an event-time timer. Each publishes to its own folder.
+in fixed windows; `quiet` counts per key and reports by an event-time timer. Each publishes to its own folder; sums
+are staged in files before, as a table's rows are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,16 +20,20 @@ import apache_beam as beam
 from apache_beam.coders import VarIntCoder
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import userstate, window
 from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipelines.io.publish import Publish
 from common.publish import Epoch
 from spark_jobs.beam_runner import SparkRunner
 
 SOURCES, KEYS, PER_SECOND, WINDOW_S, TIMER_S = 4, 97, 100, 10, 5
+SUMMED_COUNTER = "summed"
 
 
 def event(source: int, index: int) -> tuple[int, int, int]:
@@ -83,6 +89,7 @@ class RunningSum(beam.DoFn):
     SUM = userstate.ReadModifyWriteStateSpec("sum", VarIntCoder())
 
     def process(self, pair: tuple[int, int], total: Any = beam.DoFn.StateParam(SUM)) -> Iterator[bytes]:
+        Metrics.counter("counting", SUMMED_COUNTER).inc()
         now = (total.read() or 0) + pair[1]
         total.write(now)
         yield json.dumps([pair[0], pair[1], now]).encode()
@@ -103,17 +110,45 @@ class CountWhenQuiet(beam.DoFn):
         yield json.dumps([key, seen.read()]).encode()
 
 
-class FolderPublisher:
-    """One file per epoch, replaced by a repeat: idempotent."""
+class StageFile(beam.DoFn):
+    """Writes a bundle's rows to a file of its own and emits the file's path, as bytes."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+
+    def start_bundle(self) -> None:
+        self.rows: list[Any] = []
+
+    def process(self, row: bytes) -> None:
+        self.rows.append(json.loads(row))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self.rows:
+            yield GlobalWindows.windowed_value(stage_file(self.folder, self.rows).encode())
+
+
+def stage_file(folder: str, rows: list[Any]) -> str:
+    os.makedirs(folder, exist_ok=True)
+    path = f"{folder}/{uuid.uuid4().hex}.json"
+    Path(path).write_text(json.dumps(rows))
+    return path
+
+
+class FolderPublisher:
+    """One file per epoch, replaced by a repeat: idempotent. `staged_files`: descriptors are paths of files of rows."""
+
+    def __init__(self, folder: str, *, staged_files: bool = False) -> None:
+        self.folder, self.staged_files = folder, staged_files
 
     def publish(self, epoch: Epoch, staged: Sequence[bytes]) -> dict[str, int]:
         os.makedirs(self.folder, exist_ok=True)
         final = Path(self.folder) / f"{epoch.number:06d}.json"
         draft = final.with_suffix(".tmp")
-        draft.write_text(json.dumps([json.loads(item) for item in staged]))
+        if self.staged_files:
+            rows = [row for path in staged for row in json.loads(Path(path.decode()).read_text())]
+        else:
+            rows = [json.loads(item) for item in staged]
+        draft.write_text(json.dumps(rows))
         draft.replace(final)
         return {"rows": len(staged)}
 
@@ -151,7 +186,12 @@ def build(pipeline: beam.Pipeline, out: str, available: int, slice_size: int) ->
         | "sources" >> beam.Create(list(range(SOURCES)))
         | "read" >> beam.ParDo(Count(available, slice_size)).with_output_types(tuple[int, int])
     )
-    _ = events | "sums" >> beam.ParDo(RunningSum()) | "publish sums" >> Publish(FolderPublisher(f"{out}/sums"))
+    _ = (
+        events
+        | "sums" >> beam.ParDo(RunningSum())
+        | "stage sums" >> beam.ParDo(StageFile(f"{out}/staged")).with_output_types(bytes)
+        | "publish sums" >> Publish(FolderPublisher(f"{out}/sums", staged_files=True))
+    )
     _ = events | "quiet" >> beam.ParDo(CountWhenQuiet()) | "publish quiet" >> Publish(FolderPublisher(f"{out}/quiet"))
     _ = (
         events

@@ -10,15 +10,19 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from spark_jobs.beam_runner.errors import RunnerError, StepError
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PythonException as PySparkPythonException
+
+from spark_jobs.beam_runner.errors import RunnerError, SessionLostError, StepError, WorkerLostError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
 from spark_jobs.beam_runner.task import EpochOrder, Report
+from spark_jobs.beam_runner.transport.attempts import whole_epoch
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
 
-Message = tuple[Parcel, list[Report]]
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 class SparkTransport:
@@ -26,24 +30,27 @@ class SparkTransport:
 
     def __init__(self, context: SparkContext, partitions: int = 0) -> None:
         self._context = context
-        _require_whole_epochs(context)
         self.partitions = partitions or context.defaultParallelism
         self._plan: tuple[str, Broadcast[Plan]] | None = None
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        try:
+            collected = self._job(plan, order, first_level, parcels).collect()
+        except Exception as error:
+            raise _failure(self._context, error) from None
+        runs = [run for packed in collected for run in pickle.loads(packed)]
+        return whole_epoch(runs, range(first_level, plan.levels), self.partitions)
+
+    def _job(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> Any:
         shared = self._broadcast(plan)
         self._context.setJobDescription(f"epoch {order.epoch}")
-        start = [_pack((parcels[p], [])) for p in range(self.partitions)]
+        start = [pickle.dumps((None, parcels[p], []), protocol=5) for p in range(self.partitions)]
         rdd: Any = self._context.parallelize(start, self.partitions)
         for level in range(first_level, plan.levels):
             if level > first_level:
                 rdd = rdd.partitionBy(self.partitions, int).values()
             rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
-        try:
-            collected = rdd.collect()
-        except Exception as error:
-            raise StepError.from_spark(error) from None
-        return [report for packed in collected for report in pickle.loads(packed)]
+        return rdd
 
     def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
         if self._plan is None or self._plan[0] != plan.id:
@@ -51,20 +58,32 @@ class SparkTransport:
         return self._plan[1]
 
     def close(self) -> None:
-        if self._plan is not None:
+        if self._plan is not None and _is_alive(self._context):
             self._plan[1].unpersist()
 
 
-def _require_whole_epochs(context: SparkContext) -> None:
-    """A lost shuffle output must fail the epoch: Spark would recompute it, but no source reads the same twice."""
-    conf = context.getConf()
-    attempts = conf.get("spark.stage.maxConsecutiveAttempts", "4")
-    is_local = str(conf.get("spark.master", "")).startswith("local")
-    if not is_local and (attempts != "1" or conf.get("spark.speculation", "false") != "false"):
-        raise RunnerError(
-            "The Spark session may recompute parts of an epoch, which would not be exactly-once.",
-            hint="Start it with spark.stage.maxConsecutiveAttempts=1 and spark.speculation=false.",
+def _failure(context: SparkContext, error: Exception) -> RunnerError:
+    """What went wrong in a job, as one of the runner's errors: only `WorkerLostError` is worth another attempt."""
+    if not _is_alive(context):
+        return SessionLostError(
+            "The job's Spark session is gone: its JVM died or was stopped.",
+            hint="Start the job again with the same checkpoint: it goes on from the last committed epoch.",
         )
+    # A Python traceback is that of the user's function; else the driver could not send the job, or lost its workers.
+    if isinstance(error, PySparkPythonException) or not isinstance(error, Py4JJavaError) or _TRACEBACK in str(error):
+        return StepError.from_spark(error)
+    cause = str(error).partition("most recent failure: ")[2] or str(error).partition(": ")[2] or str(error)
+    return WorkerLostError(
+        cause.strip().partition("\n")[0],
+        hint="The logs of Spark's executors say more; a restart with the same checkpoint goes on from the last epoch.",
+    )
+
+
+def _is_alive(context: SparkContext) -> bool:
+    try:
+        return not context._jsc.sc().isStopped()
+    except Exception:  # there is no JVM to ask, or no context in it
+        return False
 
 
 def _level_task(
@@ -77,7 +96,3 @@ def _level_task(
         return spark_worker.run_task(plan.value, order, level, part, packed, last=last)
 
     return run_task
-
-
-def _pack(message: Message) -> bytes:
-    return pickle.dumps(message, protocol=5)
