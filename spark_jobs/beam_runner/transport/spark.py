@@ -7,6 +7,7 @@ no query to plan. Rows are bucketed by target in the Python task; Spark moves wh
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,21 @@ from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
 from spark_jobs.beam_runner.task import EpochOrder, Report
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
+from spark_jobs.shipping import is_local
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
 
+_EXECUTORS_WITHIN_S = 60.0
 _TRACEBACK = "Traceback (most recent call last)"
 
 
 class SparkTransport:
-    """`partitions` = tasks per level; 0 = as many as Spark has cores."""
+    """`partitions` = tasks per level; 0 = as many as Spark has cores when the job starts."""
 
     def __init__(self, context: SparkContext, partitions: int = 0) -> None:
         self._context = context
-        self.partitions = partitions or context.defaultParallelism
+        self.partitions = partitions or _cores(context)
         self._plan: tuple[str, Broadcast[Plan]] | None = None
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
@@ -60,6 +63,25 @@ class SparkTransport:
     def close(self) -> None:
         if self._plan is not None and _is_alive(self._context):
             self._plan[1].unpersist()
+
+
+def _cores(context: SparkContext) -> int:
+    """The cores that Spark has. Executors of a cluster come one by one: waits until no more have come for a second."""
+    if is_local(context.master):
+        return int(context.defaultParallelism)
+    deadline = time.monotonic() + _EXECUTORS_WITHIN_S
+    executors, since = 0, time.monotonic()
+    while time.monotonic() < deadline and (not executors or time.monotonic() < since + 1):
+        now = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # the driver is one of them
+        if now != executors:
+            executors, since = now, time.monotonic()
+        time.sleep(0.05)
+    if not executors:
+        raise SessionLostError(
+            f"{context.master} gave the job no executor within {_EXECUTORS_WITHIN_S:.0f} s.",
+            hint="Look at the master's page: are there workers, with free cores and enough memory?",
+        )
+    return int(context.defaultParallelism)
 
 
 def _failure(context: SparkContext, error: Exception) -> RunnerError:
