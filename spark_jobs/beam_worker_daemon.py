@@ -9,7 +9,9 @@ from pathlib import Path
 
 sys.path[1:1] = [str(path) for path in Path(__file__).resolve().parent.glob("beam_runner-*.zip")]
 
-from spark_jobs.python_daemon import manager  # noqa: E402
+from pyspark.daemon import manager  # noqa: E402
+
+import spark_jobs.python_daemon  # noqa: E402, F401
 
 if __name__ == "__main__":
     manager()

@@ -32,7 +32,7 @@ def is_local(master: str) -> bool:
 
 def ship_own_packages(context: SparkContext) -> None:
     """The runner in the driver's version, also where another one is installed. Safe to repeat."""
-    _add(context, _zipped(context, "beam_runner", [PROJECT_ROOT / name for name in OWN_PACKAGES]))
+    _add(context, _zipped("beam_runner", [PROJECT_ROOT / name for name in OWN_PACKAGES]))
     _add(context, DAEMON)
 
 
@@ -44,9 +44,9 @@ def ship_py_files(context: SparkContext, paths: Iterable[str]) -> None:
     checked = [_checked(Path(path)) for path in paths]
     for path in checked:
         if path.is_dir():
-            _add(context, _zipped(context, path.name, [path]))
+            _add(context, _zipped(path.name, [path]))
         elif path.suffix == ".whl":  # PySpark puts archives on the path by their suffix, and does not know this one
-            _add(context, Path(shutil.copy(path, _folder(context) / f"{path.stem}.zip")))
+            _add(context, Path(shutil.copy(path, _folder() / f"{path.stem}.zip")))
         else:
             _add(context, path)
 
@@ -67,9 +67,9 @@ def _checked(path: Path) -> Path:
     )
 
 
-def _zipped(context: SparkContext, name: str, packages: list[Path]) -> Path:
+def _zipped(name: str, packages: list[Path]) -> Path:
     """An archive of package folders, named by its content: Spark takes no second file of a name."""
-    draft = _folder(context) / "draft.zip"
+    draft = _folder() / "draft.zip"
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in packages:
             for file in sorted(f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts):
@@ -78,7 +78,7 @@ def _zipped(context: SparkContext, name: str, packages: list[Path]) -> Path:
     return draft.rename(draft.with_name(f"{name}-{sha256(draft.read_bytes()).hexdigest()[:12]}.zip"))
 
 
-def _folder(context: SparkContext) -> Path:
+def _folder() -> Path:
     """A new folder that goes away with the Spark context; until then its file server reads from there."""
     from pyspark import SparkFiles
 

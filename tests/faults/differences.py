@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from spark_jobs.beam_runner.progress import committed_counters
 from tests.faults import counting_job
 
 
 def differences(root: Path, per_source: int) -> int:
-    """Rows lost, doubled and wrong in all three outputs of `counting_job.build(out=root / "out")`."""
+    """Rows lost, doubled and wrong in all three outputs of the counting job in `root`, and in its counter."""
     values = counting_job.expected_values(per_source)
     sums = counting_job.published(root / "out/sums")
     wanted = Counter((key, value) for key, some in values.items() for value in some)
@@ -28,7 +29,9 @@ def differences(root: Path, per_source: int) -> int:
     for key, count in counting_job.published(root / "out/quiet"):
         quiet[key] = max(count, quiet.get(key, 0))
     # Each element sets the timer anew, so the last report of a key has counted all of them.
-    return wrong + sum(quiet.get(key) != len(some) for key, some in values.items())
+    wrong += sum(quiet.get(key) != len(some) for key, some in values.items())
+    counted = committed_counters(str(root / "checkpoint")).get(f"counting/{counting_job.SUMMED_COUNTER}", 0)
+    return wrong + abs(counted - per_source * counting_job.SOURCES)
 
 
 def _apart(got: Counter[Any], wanted: Counter[Any]) -> int:

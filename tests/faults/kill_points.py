@@ -1,16 +1,21 @@
-"""Puts `kills.reached` around the runner's functions, in a driver or in a Python worker. Nothing in them knows of it."""
+"""Puts `kills.reached` around the runner's functions, in a driver or a Python worker. They know nothing of it."""
 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from spark_jobs.beam_runner import checkpoint, driver
+from spark_jobs.beam_runner import driver
 from spark_jobs.beam_runner.bundle import StageProcessor
 from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
 from spark_jobs.beam_runner.transport import local
 from tests.faults import counting_job, kills
+
+LATE_PART = 2  # with two cores it runs after parts 0 and 1 of its level
+
+_random = random.SystemRandom()  # forked workers would share the state of another one
 
 
 class _Now:
@@ -31,6 +36,7 @@ def patch_tasks() -> None:
     _around(StageProcessor, "run", _run_bundle)
     _around(Checkpoint, "write", _write)
     _around(counting_job, "stage_file", _stage_file)
+    _around(counting_job, "slice_length", lambda _, size: _random.randint(size // 2, size))
 
 
 def patch_spark_worker() -> None:
@@ -38,13 +44,13 @@ def patch_spark_worker() -> None:
     from spark_jobs.beam_runner.transport import spark_worker
 
     patch_tasks()
-    _around(spark_worker, "run_level", _run_level)
+    _around(spark_worker, "run_level", _run_level)  # it has the function under a name of its own
     _around(spark_worker, "run_task", _run_task)
 
 
 def patch_driver() -> None:
     _around(Checkpoint, "commit_manifest", _commit_manifest)
-    _around(checkpoint.os, "link", _link)
+    _around(os, "link", _link)
     _around(driver.EpochLoop, "_publish_now", _publish_now)
     _around(counting_job.FolderPublisher, "publish", _publish)
 
@@ -84,8 +90,11 @@ def _stage_file(original: Any, *args: Any) -> Any:
     return path
 
 
-def _run_task(original: Any, *args: Any, last: bool) -> Iterator[Any]:
-    yield from original(*args, last=last)
+def _run_task(original: Any, plan: Any, order: Any, level: int, part: int, packed: Any, *, last: bool) -> Iterator[Any]:
+    kills.attempted(order.epoch, level, part)
+    if last and part >= LATE_PART:
+        kills.reached(kills.LATE_TASK, order.epoch)
+    yield from original(plan, order, level, part, packed, last=last)
     if last:
         kills.reached(kills.AFTER_RESULT, _Now.epoch)
 

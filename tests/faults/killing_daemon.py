@@ -8,7 +8,9 @@ from pathlib import Path
 
 sys.path[1:1] = [str(path) for path in Path(__file__).resolve().parent.glob("*.zip")]
 
-from spark_jobs.python_daemon import manager  # noqa: E402
+from pyspark.daemon import manager  # noqa: E402
+
+import spark_jobs.python_daemon  # noqa: E402, F401
 from tests.faults import kill_points  # noqa: E402
 
 if __name__ == "__main__":

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Note
-from tests.faults.killed_runs import LOCAL_SPARK, Outcome, run_killed
-from tests.faults.kills import DAEMON, DRIVER, DRIVER_POINTS, JVM, SELF, SPARK_POINTS, TASK_POINTS, Kill
+from tests.faults.killed_runs import LOCAL_SPARK, SLICE, log, run_killed, run_one_after_the_other
+from tests.faults.kills import (
+    DAEMON,
+    DRIVER,
+    DRIVER_POINTS,
+    JVM,
+    RAISES,
+    SELF,
+    SPARK_POINTS,
+    TASK_POINTS,
+    Kill,
+    attempts,
+)
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
-
-SLICE = 100
-
-
-def run_one_after_the_other(root: Path, points: tuple[str, ...], victim: str, *flags: str) -> Outcome:
-    """One job, killed at each point in an epoch of its own."""
-    plan = [Kill(point, victim, 1 + epoch) for epoch, point in enumerate(points)]
-    outcome = run_killed(root, plan, (len(plan) + 3) * SLICE, SLICE, *flags)
-    assert outcome.kills == plan
-    assert outcome.differences == 0
-    return outcome
 
 
 def test_the_driver_at_every_point(tmp_path: Path, note: Note) -> None:
@@ -36,6 +36,19 @@ def test_a_python_worker_at_every_point(tmp_path: Path, note: Note) -> None:
     outcome = run_one_after_the_other(tmp_path, SPARK_POINTS, SELF, *LOCAL_SPARK)
     assert outcome.runs == 1
     note("Spark, local", outcome)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("victim", [SELF, RAISES])
+def test_tasks_that_spark_tries_again(tmp_path: Path, note: Note, victim: str) -> None:
+    """`local[cores,attempts]`: another attempt within the epoch. One that raised runs again in the same worker, which
+    still has the state that the lost attempt changed."""
+    flags = [flag for flag in LOCAL_SPARK if not flag.startswith("--tasks")]
+    outcome = run_one_after_the_other(tmp_path, SPARK_POINTS, victim, *flags, "--spark_master=local[2,4]")
+    assert outcome.runs == 1
+    assert "is run again" not in log(tmp_path)
+    assert sum(count > 1 for count in attempts(tmp_path).values()) >= len(SPARK_POINTS)
+    note("Spark, local[2,4]", outcome)
 
 
 @pytest.mark.matrix
