@@ -8,6 +8,7 @@ manifest again, which publishers take as done if it was.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
@@ -23,6 +24,7 @@ from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE, consolidate_metrics
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
+from spark_jobs.beam_runner.errors import WorkerLostError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
@@ -32,6 +34,8 @@ from spark_jobs.beam_runner.splitting import TRUNCATED
 from spark_jobs.beam_runner.task import EpochOrder, Report
 from spark_jobs.beam_runner.transport import Transport
 from spark_jobs.beam_runner.upgrade import carry_over
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
 _GARBAGE_EVERY_EPOCHS = 16
@@ -64,6 +68,7 @@ class EpochLoop:
         split_after_s: float | None = None,
         interval_ms: int = 0,
         drop_incompatible: Collection[str] = (),
+        epoch_attempts: int = 1,
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
@@ -74,6 +79,7 @@ class EpochLoop:
             self._drain.set()
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
         self._draining = False
+        self._epoch_attempts = epoch_attempts
         self._stop = threading.Event()
         self._script_end_us = now_us()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
@@ -177,11 +183,7 @@ class EpochLoop:
         rest = [r for r in residuals if r.due_us > latest] + unplayed
         order = self._order(rest, now)
         first_level, parcels = self._first_parcels(due, event, order)
-        try:
-            reports = self._transport.run(self._plan, order, first_level, parcels)
-        except BaseException:
-            self._failed_attempts.add(order.attempt)
-            raise
+        reports = self._run_levels(order, first_level, parcels)
         manifest = self._next_manifest(rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
@@ -198,6 +200,28 @@ class EpochLoop:
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
+
+    def _run_levels(self, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        """Runs the levels again if a worker died. The order names the last manifest's state and nothing else, so what
+        lost attempts wrote, or left in the memory of workers, is never looked at: its files have names of their own.
+        """
+        attempt = 1
+        while True:
+            try:
+                return self._transport.run(self._plan, order, first_level, parcels)
+            except BaseException as error:
+                self._failed_attempts.add(order.attempt)
+                if not isinstance(error, WorkerLostError) or attempt >= self._epoch_attempts:
+                    raise
+                _log.warning(
+                    "Epoch %d is run again, attempt %d of %d: %s",
+                    order.epoch,
+                    attempt + 1,
+                    self._epoch_attempts,
+                    error.message,
+                )
+                attempt += 1
+                order = replace(order, attempt=uuid.uuid4().hex, failed_attempts=frozenset(self._failed_attempts))
 
     def _order(self, rest: list[Residual], now: int) -> EpochOrder:
         last = self.manifest

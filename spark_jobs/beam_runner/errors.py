@@ -32,6 +32,21 @@ class FencedError(RunnerError):
     CODE = "fenced"
 
 
+class WorkerLostError(RunnerError):
+    """A process that worked on the epoch died, or took its results with it; no user function raised.
+
+    The epoch is run again from the last manifest, at most `--epoch_attempts` times in all.
+    """
+
+    CODE = "worker_lost"
+
+
+class SessionLostError(RunnerError):
+    """The Spark session of the job is gone: its JVM died, or somebody stopped it."""
+
+    CODE = "session_lost"
+
+
 class StepError(RunnerError):
     """A user's function raised in a worker. The message ends with Beam's "[while running 'step']".
 

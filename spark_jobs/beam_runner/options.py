@@ -37,12 +37,28 @@ class SparkRunnerOptions(PipelineOptions):
             default=None,
             help="Print the plan, and with --checkpoint what a start on it means for each step. Runs nothing.",
         )
+        parser.add_argument(
+            "--py_files",
+            action="append",
+            default=None,
+            metavar="PATH",
+            help="A .py file, a .zip, a pure-Python .whl or a package's folder that the workers of a cluster import "
+            "from; may be repeated. The runner ships its own packages; Beam and PySpark, in the driver's versions, "
+            "must be installed on the workers.",
+        )
         parser.add_argument("--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores.")
         parser.add_argument(
             "--key_groups", type=int, default=64, help="Units of keyed state; fixed at the first start of a checkpoint."
         )
         parser.add_argument(
             "--epoch_interval_ms", type=int, default=0, help="Least time between the starts of two epochs."
+        )
+        parser.add_argument(
+            "--epoch_attempts",
+            type=int,
+            default=3,
+            help="How often an epoch is run before the job fails, if a worker or executor dies in it. An error raised "
+            "by the pipeline's own code fails the job at once.",
         )
         parser.add_argument(
             "--until_idle",

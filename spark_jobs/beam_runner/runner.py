@@ -82,6 +82,7 @@ class SparkRunner(PipelineRunner):
             split_after_s=flags.split_after_ms / 1000 if streaming else None,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
             drop_incompatible=flags.drop_incompatible or (),
+            epoch_attempts=flags.epoch_attempts,
             on_epoch=self._on_epoch,
         )
         result = SparkRunnerResult(loop, temporary_root=None if flags.checkpoint else root)
@@ -95,11 +96,16 @@ class SparkRunner(PipelineRunner):
         # Imported here: the local transport works without Spark.
         from spark_jobs.beam_runner.transport.spark import SparkTransport
         from spark_jobs.session import spark_session
+        from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
             self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
-        return SparkTransport(self._spark.sparkContext, flags.tasks, has_teardown=has_teardown)
+        context = self._spark.sparkContext
+        if not is_local(context.master):
+            ship_own_packages(context)  # the session may be the caller's
+        ship_py_files(context, flags.py_files or ())
+        return SparkTransport(context, flags.tasks, has_teardown=has_teardown)
 
 
 class SparkRunnerResult(FnApiRunnerResult):

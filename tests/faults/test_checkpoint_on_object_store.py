@@ -12,7 +12,8 @@ import pytest
 
 from spark_jobs.beam_runner import gcs_store
 from tests.fakes import gcs
-from tests.faults.test_kill_runner import assert_exact, start
+from tests.faults.differences import differences
+from tests.faults.test_kill_runner import start
 
 PER_SOURCE, SLICE = 2000, 100
 
@@ -49,7 +50,7 @@ def test_a_kill_leaves_exact_results(tmp_path: Path, bucket: gcs.Buckets) -> Non
     second = start(tmp_path, PER_SOURCE, SLICE, "local", "--checkpoint=gs://bucket/job")
     assert second.wait(120) == 0, (tmp_path / "log").read_text()[-2000:]
     assert epochs(bucket) >= PER_SOURCE / SLICE - 1 > killed_at
-    assert_exact(tmp_path, PER_SOURCE)
+    assert differences(tmp_path, PER_SOURCE, "gs://bucket/job") == 0
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -62,4 +63,4 @@ def test_of_two_drivers_one_is_fenced_and_the_results_are_exact(tmp_path: Path, 
     codes = [first.wait(120), second.wait(120)]
     assert sorted(code == 0 for code in codes) == [False, True], (tmp_path / "log").read_text()[-2000:]
     assert "FencedError" in (tmp_path / "log").read_text()
-    assert_exact(tmp_path, PER_SOURCE)
+    assert differences(tmp_path, PER_SOURCE, "gs://bucket/job") == 0

@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pyspark import TaskContext
+
 from spark_jobs.beam_runner.exchange import open_parcels
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, run_level
+from spark_jobs.beam_runner.task import EpochOrder, Worker, run_level
+from spark_jobs.beam_runner.transport.attempts import TaskRun
 
 WORKER = Worker()
 
@@ -17,23 +20,26 @@ WORKER = Worker()
 def run_task(
     plan: Plan, order: EpochOrder, level: int, part: int, packed: Iterable[bytes], *, last: bool
 ) -> Iterator[Any]:
-    """Yields (target partition, packed message) for the next level; on the last level the packed reports of all levels.
+    """Yields (target partition, packed message) for the next level; on the last level the packed runs of all levels.
 
-    Reports of earlier levels travel along in the parcel that a partition sends to itself.
+    Runs of earlier levels travel along in the parcel that a partition sends to itself.
     """
-    parcels, reports = [], []
+    parcels, read = [], {}
+    runs: list[TaskRun] = []
     for data in packed:
-        parcel, carried = pickle.loads(data)
+        attempt, parcel, carried = pickle.loads(data)
         parcels.append(parcel)
-        reports += carried
+        runs += carried
+        if attempt is not None:
+            read[parcel.source] = attempt
     out, report = run_level(WORKER, plan, order, level, part, open_parcels(parcels))
-    reports.append(report)
+    this = TaskContext.get().taskAttemptId()
+    runs.append(TaskRun(level, part, this, read, report))
     if last:
-        yield pickle.dumps(reports, protocol=5)
+        yield pickle.dumps(runs, protocol=5)
         return
     for target, parcel in out.items():
-        carried_on: list[Report] = reports if target == part else []
-        yield target, pickle.dumps((parcel, carried_on), protocol=5)
+        yield target, pickle.dumps((this, parcel, runs if target == part else []), protocol=5)
 
 
 def tell(action: Callable[[Worker], None]) -> str:
