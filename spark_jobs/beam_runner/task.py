@@ -40,9 +40,19 @@ class EpochOrder:
         return self.input_us.get(stage, MIN_US)
 
 
+@dataclass(frozen=True)
+class WorkerWarning:
+    """A Python warning that was issued in a worker's process."""
+
+    message: str
+    category: type[Warning]
+    filename: str
+    lineno: int
+
+
 @dataclass
 class Report:
-    """What a task tells the driver. Everything in it goes into the manifest."""
+    """What a task tells the driver. Everything in it goes into the manifest, except for the warnings."""
 
     output_us: dict[str, int] = field(default_factory=dict)
     input_us: dict[str, int] = field(default_factory=dict)
@@ -51,6 +61,7 @@ class Report:
     staged: dict[str, list[bytes]] = field(default_factory=dict)
     sides: dict[str, list[bytes]] = field(default_factory=dict)
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
+    warnings: list[WorkerWarning] = field(default_factory=list)
 
 
 class Worker:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 import unittest.mock
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
@@ -205,7 +206,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     # Some of Beam's modules import the package `mock`, which is the standard library's under its old name.
-    sys.modules.setdefault("mock", unittest.mock)
+    stand_in = types.ModuleType("mock")
+    vars(stand_in).update(vars(unittest.mock), version_info=(5, 2, 0))  # `parameterized` looks at the version
+    sys.modules.setdefault("mock", stand_in)
     config.addinivalue_line("markers", "it_validatesrunner: Beam's marker of the tests that every runner has to pass")
     harness = Harness(config.getoption("--conformance-transport"), config.getoption("--conformance-mode"))
     patch_pipelines(harness)

@@ -7,13 +7,14 @@ no query to plan. Rows are bucketed by target in the Python task; Spark moves wh
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from spark_jobs.beam_runner.errors import RunnerError, StepError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report
+from spark_jobs.beam_runner.task import EpochOrder, Report, WorkerWarning
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
@@ -29,6 +30,7 @@ class SparkTransport:
         _require_whole_epochs(context)
         self.partitions = partitions or context.defaultParallelism
         self._plan: tuple[str, Broadcast[Plan]] | None = None
+        self._warned: set[WorkerWarning] = set()
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         shared = self._broadcast(plan)
@@ -43,7 +45,16 @@ class SparkTransport:
             collected = rdd.collect()
         except Exception as error:
             raise StepError.from_spark(error) from None
-        return [report for packed in collected for report in pickle.loads(packed)]
+        reports: list[Report] = [report for packed in collected for report in pickle.loads(packed)]
+        self._warn(reports)
+        return reports
+
+    def _warn(self, reports: list[Report]) -> None:
+        """What workers warned of is said here too, once a job; the driver's filters decide whether it is shown."""
+        for warning in dict.fromkeys(w for report in reports for w in report.warnings):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
     def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
         if self._plan is None or self._plan[0] != plan.id:
