@@ -52,9 +52,19 @@ class EpochOrder:
         return self.input_us.get(stage, MIN_US)
 
 
+@dataclass(frozen=True)
+class WorkerWarning:
+    """A Python warning that was issued in a worker's process."""
+
+    message: str
+    category: type[Warning]
+    filename: str
+    lineno: int
+
+
 @dataclass
 class Report:
-    """What a task tells the driver. Everything in it goes into the manifest."""
+    """What a task tells the driver. Everything in it goes into the manifest, except for the warnings."""
 
     output_us: dict[str, int] = field(default_factory=dict)
     input_us: dict[str, int] = field(default_factory=dict)
@@ -67,6 +77,7 @@ class Report:
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
     process: str = ""  # name of the worker
     wants_finalization: bool = False  # it has DoFns that wait for the commit
+    warnings: list[WorkerWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

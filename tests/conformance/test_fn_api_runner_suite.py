@@ -24,7 +24,3 @@ class TestSparkTransport(fn_runner_test.FnApiRunnerTest):
 
     def create_pipeline(self, is_drain: bool = False) -> beam.Pipeline:
         return beam.Pipeline(runner=SparkRunner(is_drain=is_drain), options=PipelineOptions(["--tasks=2"]))
-
-    @pytest.mark.xfail(strict=True, reason="a Python warning that Beam raises in a worker does not reach the driver")
-    def test_batch_rebatch_pardos(self) -> None:
-        super().test_batch_rebatch_pardos()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pyspark.errors import PythonException as PySparkPythonException
 from spark_jobs.beam_runner.errors import RunnerError, SessionLostError, StepError, WorkerLostError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report, Worker
+from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, WorkerWarning
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
 from spark_jobs.shipping import is_local
 
@@ -40,6 +41,7 @@ class SparkTransport:
         self.partitions = partitions or _cores(context)
         self._has_teardown, self._processes = has_teardown, set[str]()
         self._plan: tuple[str, Broadcast[Plan]] | None = None
+        self._warned: set[WorkerWarning] = set()
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         try:
@@ -49,6 +51,7 @@ class SparkTransport:
         runs = [run for packed in collected for run in pickle.loads(packed)]
         reports = whole_epoch(runs, range(first_level, plan.levels), self.partitions)
         self._processes.update(report.process for report in reports)
+        self._warn(reports)
         return reports
 
     def _job(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> Any:
@@ -86,6 +89,13 @@ class SparkTransport:
                 return
             if not left:
                 return
+
+    def _warn(self, reports: list[Report]) -> None:
+        """What workers warned of is said here too, once a job; the driver's filters decide whether it is shown."""
+        for warning in dict.fromkeys(w for report in reports for w in report.warnings):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
     def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
         if self._plan is None or self._plan[0] != plan.id:

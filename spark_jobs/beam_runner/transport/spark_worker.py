@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,10 +12,11 @@ from pyspark import TaskContext
 
 from spark_jobs.beam_runner.exchange import open_parcels
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Worker, run_level
+from spark_jobs.beam_runner.task import EpochOrder, Worker, WorkerWarning, run_level
 from spark_jobs.beam_runner.transport.attempts import TaskRun
 
 WORKER = Worker()
+_MOST_WARNINGS = 100  # of one task: a warning that names the element would fill the report
 
 
 def run_task(
@@ -32,7 +34,11 @@ def run_task(
         runs += carried
         if attempt is not None:
             read[parcel.source] = attempt
-    out, report = run_level(WORKER, plan, order, level, part, open_parcels(parcels))
+    # Process-wide, which is safe here only: a Python worker runs one task at a time.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # once a place and task, also for what Beam wants told once a process
+        out, report = run_level(WORKER, plan, order, level, part, open_parcels(parcels))
+    report.warnings = [_portable(warning) for warning in caught[:_MOST_WARNINGS]]
     this = TaskContext.get().taskAttemptId()
     runs.append(TaskRun(level, part, this, read, report))
     if last:
@@ -47,3 +53,12 @@ def tell(action: Callable[[Worker], None]) -> str:
     action(WORKER)
     time.sleep(0.02)
     return WORKER.name
+
+
+def _portable(caught: warnings.WarningMessage) -> WorkerWarning:
+    category = caught.category
+    try:
+        pickle.dumps(category)
+    except Exception:  # a class of the user's main module: it came here by value and has no name to go back by
+        category = UserWarning
+    return WorkerWarning(str(caught.message), category, caught.filename, caught.lineno)

@@ -1,0 +1,86 @@
+"""Beam's own test suites on SparkRunner, counted and compared with what is expected.
+
+    python -m tests.conformance [--transport local|spark] [--mode batch|streaming] [--suite NAME ...] [--output json]
+
+Prints a table and writes build/conformance.json. Exits 1 if a test fails that expected.toml does not list, or one that
+it lists does not fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.conformance import results as outcome
+from tests.conformance.results import Result
+from tests.conformance.suites import FOLDER, Suite, load_known_failures, load_suites
+
+PROJECT = FOLDER.parent.parent
+TRANSPORTS, MODES = ("local", "spark"), ("batch", "streaming")
+SUITE_LIMIT_S = {"local": 900, "spark": 5400, "beam": 900}
+
+
+def run_suite(suite: Suite, transport: str, mode: str) -> list[Result]:
+    """One process of pytest; its log goes to build/conformance/."""
+    where = f"{transport}/{mode}"
+    logs = PROJECT / "build" / "conformance"
+    logs.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        report = Path(folder) / "report.jsonl"
+        command = [
+            *(sys.executable, "-m", "pytest", "-c", str(FOLDER / "beam.ini"), "--rootdir", str(PROJECT)),
+            *("-p", "tests.conformance.plugin", f"--conformance-transport={transport}"),
+            *(f"--conformance-mode={mode}", f"--conformance-report={report}"),
+            *(f"--conformance-suite={suite.name}", "--pyargs", *suite.arguments()),
+        ]
+        with open(logs / f"{suite.name}-{transport}-{mode}.log", "wb") as log:
+            try:
+                code = subprocess.run(
+                    command, cwd=PROJECT, stdout=log, stderr=log, timeout=SUITE_LIMIT_S[transport], check=False
+                ).returncode
+                end = "" if code in (0, 1, 2, 5) else f"exit code {code}"
+            except subprocess.TimeoutExpired:
+                end = f"the suite took longer than {SUITE_LIMIT_S[transport]} s"
+        found = outcome.read_report(report, suite.name, where, end)
+    seconds = time.monotonic() - started
+    print(f"{suite.name} {where}: {len(found)} tests in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> int:
+    suites = load_suites()
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("--transport", choices=[*TRANSPORTS, "beam"], action="append", help="default: local")
+    parser.add_argument("--mode", choices=MODES, action="append", help="default: both")
+    parser.add_argument("--suite", choices=list(suites), action="append", help="default: all")
+    parser.add_argument("--jobs", type=int, default=0, help="suites at once; default: one for each core, on Spark one")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    parser.add_argument("--refresh", action="store_true", help="keep the results in tests/conformance/results.json")
+    flags = parser.parse_args()
+    transports, modes = flags.transport or ["local"], flags.mode or list(MODES)
+    wanted = [suites[name] for name in flags.suite or suites]
+    jobs = flags.jobs or (1 if "spark" in transports else os.cpu_count() or 2)
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = [pool.submit(run_suite, s, t, m) for t, m, s in itertools.product(transports, modes, wanted)]
+        results = [result for run in runs for result in run.result()]
+    full = PROJECT / "build" / "conformance.json"
+    outcome.write_full(results, full)
+    if flags.refresh:
+        outcome.refresh_committed(results)
+    print(full.read_text(encoding="utf-8") if flags.output == "json" else outcome.as_table(results))
+    found = outcome.surprises(results, load_known_failures())
+    for line in found:
+        print(line, file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""docs/capabilities.md: what SparkRunner does of Beam's capability matrix, by the tests that show it.
+
+    python -m tests.conformance.capabilities [--check]
+
+Made from capabilities.toml (matrix row -> tests) and results.json (what became of the tests). `--check` writes
+nothing and exits 1 if the document is not what these two make. A row without a passing test shows as a gap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.results import FAILED, PASSED, Committed, read_committed
+from tests.conformance.suites import FOLDER, load_known_failures
+
+PROJECT = FOLDER.parent.parent
+DOCUMENT = PROJECT / "docs" / "capabilities.md"
+PLACES = ("local/batch", "local/streaming", "spark/batch", "spark/streaming")
+PEERS = ("spark", "flink")
+_FN_API_RUNNER = "runners.portability.fn_api_runner.fn_runner_test::FnApiRunnerTest::"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the matrix. `peers`: what the matrix says of Beam's runners, empty where it says nothing."""
+
+    group: str
+    name: str
+    peers: dict[str, str]
+    tests: tuple[str, ...]
+    own: tuple[str, ...]
+    note: str
+
+
+def load_rows() -> list[Row]:
+    with open(FOLDER / "capabilities.toml", "rb") as file:
+        groups = tomllib.load(file)["group"]
+    return [
+        Row(
+            group["name"],
+            row["name"],
+            {peer: row[peer] for peer in PEERS},
+            tuple(row["tests"]),
+            tuple(row.get("own", ())),
+            row.get("note", ""),
+        )
+        for group in groups
+        for row in group["row"]
+    ]
+
+
+def outcomes(row: Row, committed: Committed) -> dict[str, Counter[str]]:
+    """Place -> outcomes of the row's tests there."""
+    counts = {place: Counter[str]() for place in PLACES}
+    for _, places in _matching(row, committed):
+        for place, outcome in places.items():
+            counts[place][outcome] += 1
+    return counts
+
+
+def _matching(row: Row, committed: Committed) -> Iterator[tuple[str, dict[str, str]]]:
+    for tests in committed.values():
+        for test, places in tests.items():
+            if any(fnmatchcase(test, pattern) for pattern in row.tests):
+                yield test, places
+
+
+def idle_patterns(rows: list[Row], committed: Committed) -> list[str]:
+    """Patterns that match no test, and tests of our own that do not exist: mistakes in capabilities.toml."""
+    known = [test for tests in committed.values() for test in tests]
+    idle = [p for row in rows for p in row.tests if not any(fnmatchcase(test, p) for test in known)]
+    return idle + [name for row in rows for name in row.own if not _exists(name)]
+
+
+def _exists(name: str) -> bool:
+    path, _, function = name.partition("::")
+    tree = ast.parse((PROJECT / path).read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.walk(tree))
+
+
+@cache
+def skipped_by_beams_runner(name: str) -> frozenset[str]:
+    """Tests of FnApiRunnerTest that Beam's own suite for its 'spark' or 'flink' runner skips, whatever the options."""
+    module: Any = __import__(f"apache_beam.runners.portability.{name}_runner_test", fromlist=["*"])
+    base = getattr(module, f"{name.capitalize()}RunnerTest")
+    skipped = set()
+    for test, function in vars(base).items():
+        if test.startswith("test_"):
+            statement = ast.parse(inspect.cleandoc("class C:\n" + inspect.getsource(function))).body[0]
+            body = statement.body[0].body if isinstance(statement, ast.ClassDef) else []  # type: ignore[attr-defined]
+            if isinstance(body[-1], ast.Raise) and "SkipTest" in ast.dump(body[-1]):
+                skipped.add(test)
+    return frozenset(skipped)
+
+
+def render(rows: list[Row], committed: Committed) -> str:
+    lines = [_HEAD]
+    group = ""
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            lines += ["", f"## {group}", "", _TABLE_HEAD]
+        lines.append(_line(row, committed))
+    gaps = [f"{row.group.rstrip('?')}: {row.name}" for row in rows if _is_gap(row, committed)]
+    lines += ["", "## Gaps", ""]
+    lines += [f"- {gap}" for gap in gaps] or ["None."]
+    lines += ["", "## Known failures", "", "Tests that ran and failed, each for a reason that is written down.", ""]
+    for known in load_known_failures():
+        where = ", ".join(f"`{w}`" for w in known.where)
+        lines.append(f"- {len(known.tests)} on {where}: {known.reason}")
+    lines += ["", "## All suites", "", *_suites(committed)]
+    return "\n".join(lines) + "\n"
+
+
+def _is_gap(row: Row, committed: Committed) -> bool:
+    return not row.own and not any(counts[PASSED] for counts in outcomes(row, committed).values())
+
+
+def _line(row: Row, committed: Committed) -> str:
+    counts = outcomes(row, committed)
+    cells = [row.name, *(_cell(counts[place]) for place in PLACES), str(len(row.own) or "")]
+    if _is_gap(row, committed):
+        cells[1] = "**gap**"
+    for peer in PEERS:
+        tests = {test.removeprefix(_FN_API_RUNNER) for test, _ in _matching(row, committed)}
+        skips = sorted(tests & skipped_by_beams_runner(peer))
+        text = row.peers[peer] or "not stated"
+        cells.append("<br>".join([text, *(f"skips `{test}`" for test in skips)]))
+    cells.append(row.note)
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(counts: Counter[str]) -> str:
+    ran = counts[PASSED] + counts[FAILED]
+    return f"{counts[PASSED]}/{ran}" if ran else ""
+
+
+def _suites(committed: Committed) -> Iterator[str]:
+    yield "| suite | " + " | ".join(PLACES) + " |"
+    yield "|---|" + "---|" * len(PLACES)
+    for suite, tests in sorted(committed.items()):
+        cells = [_cell(Counter(places.get(place, "") for places in tests.values())) for place in PLACES]
+        yield f"| `{suite}` | " + " | ".join(cells) + " |"
+
+
+_HEAD = """# Capabilities
+
+What SparkRunner does of Beam's capability matrix, and which of Beam's own tests show it. Made by
+`python -m tests.conformance.capabilities` from `tests/conformance/results.json`; do not edit.
+
+The four columns of figures are tests passed of tests run: in process or on Spark, as a batch or with `--streaming`
+forced on. A test counts only if it ran a pipeline on SparkRunner. *Ours* is the number of this repository's own tests,
+where Beam has none that a runner could be given. **gap**: no test shows it.
+
+The last columns are what [Beam's matrix](https://beam.apache.org/documentation/runners/capability-matrix/) states for
+its Spark runner (RDD based) and its Flink runner; it does not tell Python from Java. *skips* names the tests of the row
+that Beam's own test suite for portable Python leaves out on that runner (`spark_runner_test.py`,
+`flink_runner_test.py`)."""
+
+_TABLE_HEAD = (
+    "| capability | batch | streaming | batch on Spark | streaming on Spark | ours | Beam's Spark runner "
+    "| Beam's Flink runner | note |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance.capabilities", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the document is out of date")
+    flags = parser.parse_args()
+    rows, committed = load_rows(), read_committed()
+    if idle := idle_patterns(rows, committed):
+        print("capabilities.toml names tests that do not exist: " + ", ".join(idle), file=sys.stderr)
+        return 1
+    text = render(rows, committed)
+    if not flags.check:
+        DOCUMENT.write_text(text, encoding="utf-8")
+        return 0
+    if Path(DOCUMENT).exists() and DOCUMENT.read_text(encoding="utf-8") == text:
+        return 0
+    print(f"{DOCUMENT} does not match the results: python -m tests.conformance.capabilities", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

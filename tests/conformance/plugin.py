@@ -1,0 +1,215 @@
+"""pytest plugin: Beam's own test modules with SparkRunner where they would take Beam's default runner.
+
+    python -m pytest -c tests/conformance/beam.ini -p tests.conformance.plugin \\
+        --conformance-transport=local --conformance-mode=batch --conformance-report=build/util.jsonl \\
+        --pyargs apache_beam.transforms.util_test
+
+`Pipeline.__init__` is patched: a missing runner, or one of Beam's in-process runners by name or instance, becomes
+SparkRunner. A pipeline that names any other runner keeps it. Each test leaves one line in the report, with the number
+of pipelines that really ran on SparkRunner: a test without any proves nothing about it.
+
+Transport `beam` leaves the runners alone; it shows which tests fail in this environment whatever the runner.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import unittest.mock
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
+from spark_jobs.beam_runner.driver import EpochInfo
+from tests.conformance.suites import load_suites
+
+# By class name: what `create_runner` makes of 'DirectRunner' and 'PrismRunner', and what tests build themselves.
+SWAPPED_RUNNERS = frozenset(
+    [
+        "DirectRunner",
+        "SwitchingDirectRunner",
+        "BundleBasedDirectRunner",
+        "TestDirectRunner",
+        "FnApiRunner",
+        "PrismRunner",
+    ]
+)
+TASKS = 2
+STREAM_ENDS_WITHIN_S = {"local": 20, "spark": 60}
+
+
+@dataclass
+class Record:
+    """What one test did. `ours` and `others` count pipelines that were run, `built` those made with SparkRunner."""
+
+    test: str
+    outcome: str = "unfinished"
+    message: str = ""
+    seconds: float = 0.0
+    ours: int = 0
+    others: int = 0
+    built: int = 0
+    validates_runner: bool = False
+
+
+@dataclass
+class Harness:
+    transport: str
+    mode: str
+    current: Record = field(default_factory=lambda: Record("collection"))
+
+
+class StreamDidNotEndError(AssertionError):
+    """A stream whose sources are bounded went on."""
+
+
+class ConformanceRunner(SparkRunner):
+    """SparkRunner that counts its runs and waits for streams, as Beam's in-process runners do."""
+
+    def __init__(self, harness: Harness, *, is_drain: bool) -> None:
+        super().__init__(on_epoch=self._stop_if_abandoned, is_drain=is_drain)
+        self._harness = harness
+        self._test = harness.current
+
+    def _stop_if_abandoned(self, _: EpochInfo) -> None:
+        if self._harness.current is not self._test:
+            raise StreamDidNotEndError("the test that started this pipeline is over")
+
+    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> Any:
+        self._harness.current.ours += 1
+        self._test = self._harness.current
+        flags = options.view_as(SparkRunnerOptions)
+        flags.transport, flags.tasks = self._harness.transport, TASKS
+        result = super().run_pipeline(pipeline, options)
+        if options.view_as(StandardOptions).streaming:
+            limit_s = STREAM_ENDS_WITHIN_S[self._harness.transport]
+            result.wait_until_finish(limit_s * 1000)
+            if result.state == "RUNNING":
+                result.request_stop()
+                raise StreamDidNotEndError(f"the stream did not end within {limit_s} s")
+        return result
+
+
+def _is_swapped(runner: Any, options: PipelineOptions | None) -> bool:
+    if runner is None and options is not None:
+        runner = options.view_as(StandardOptions).runner
+    if runner is None:
+        return True
+    name = runner.rpartition(".")[2] if isinstance(runner, str) else type(runner).__name__
+    return name in SWAPPED_RUNNERS
+
+
+def patch_pipelines(harness: Harness) -> None:
+    """Makes every new pipeline of this process run on SparkRunner, as the module's docstring says."""
+    init, run = beam.Pipeline.__init__, beam.Pipeline.run
+
+    def patched_init(
+        self: Any,
+        runner: Any = None,
+        options: PipelineOptions | None = None,
+        argv: list[str] | None = None,
+        display_data: Any = None,
+    ) -> None:
+        if argv is not None and options is None:
+            options = PipelineOptions(argv)
+        if harness.transport != "beam" and (options is None or isinstance(options, PipelineOptions)):
+            if _is_swapped(runner, options):
+                runner = ConformanceRunner(harness, is_drain=getattr(runner, "_is_drain", False))
+                harness.current.built += 1
+            if harness.mode == "streaming" and isinstance(runner, ConformanceRunner):
+                options = PipelineOptions() if options is None else options
+                options.view_as(StandardOptions).streaming = True
+        init(self, runner, options, None, display_data)
+
+    def patched_run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self.runner, ConformanceRunner):
+            harness.current.others += 1
+        return run(self, *args, **kwargs)
+
+    beam.Pipeline.__init__, beam.Pipeline.run = patched_init, patched_run
+
+
+class Reporter:
+    """Writes one JSON line for each test when it starts and one when it has ended: a crash shows in which it was."""
+
+    def __init__(self, harness: Harness, path: Path) -> None:
+        self._harness, self._file = harness, open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    def _write(self) -> None:
+        self._file.write(json.dumps(asdict(self._harness.current)) + "\n")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        record = self._harness.current = Record(test_id(item))
+        record.validates_runner = item.get_closest_marker("it_validatesrunner") is not None
+        self._write()
+        try:
+            return (yield)
+        finally:
+            self._write()
+            self._harness.current = Record("between tests")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = self._harness.current
+        record.seconds = round(record.seconds + report.duration, 3)
+        if report.failed:
+            record.outcome, record.message = "failed", _last_line(report.longreprtext)
+        elif report.skipped and record.outcome != "failed":
+            record.outcome = "skipped"
+            record.message = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext)
+        elif report.when == "call" and record.outcome == "unfinished":
+            record.outcome = "passed"
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.passed:
+            return
+        outcome = "failed" if report.failed else "skipped"
+        text = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else _last_line(report.longreprtext)
+        name = report.nodeid.partition("apache_beam/")[2].removesuffix(".py").replace("/", ".")
+        self._file.write(json.dumps(asdict(Record(f"{name}::import", outcome, text, built=report.failed))) + "\n")
+
+
+def test_id(item: pytest.Item) -> str:
+    """'transforms.util_test::ReshuffleTest::test_reshuffle': the same wherever Beam is installed."""
+    module = item.getparent(pytest.Module)
+    name = module.obj.__name__ if module is not None else ""
+    return "::".join([name.removeprefix("apache_beam."), *item.nodeid.split("::")[1:]])
+
+
+def _last_line(text: str) -> str:
+    errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E  ")]
+    return (errors[0] if errors else text.strip().rpartition("\n")[2])[:500]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance")
+    group.addoption("--conformance-transport", choices=["local", "spark", "beam"], default="local")
+    group.addoption("--conformance-mode", choices=["batch", "streaming"], default="batch")
+    group.addoption("--conformance-report", required=True)
+    group.addoption("--conformance-suite", default="", help="the suite of suites.toml whose `skip` applies")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    name = config.getoption("--conformance-suite")
+    reasons = load_suites()[name].skip if name else {}
+    for item in items:
+        if reason := reasons.get(test_id(item)):
+            item.add_marker(pytest.mark.skip(reason=f"ours: {reason}"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Some of Beam's modules import the package `mock`, which is the standard library's under its old name.
+    stand_in = types.ModuleType("mock")
+    vars(stand_in).update(vars(unittest.mock), version_info=(5, 2, 0))  # `parameterized` looks at the version
+    sys.modules.setdefault("mock", stand_in)
+    config.addinivalue_line("markers", "it_validatesrunner: Beam's marker of the tests that every runner has to pass")
+    harness = Harness(config.getoption("--conformance-transport"), config.getoption("--conformance-mode"))
+    patch_pipelines(harness)
+    config.pluginmanager.register(Reporter(harness, Path(config.getoption("--conformance-report"))))

@@ -1,0 +1,79 @@
+"""Which of Beam's test modules are run, from suites.toml, and what is known to fail, from expected.toml."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One process of pytest. `modules` and `skip` are relative to apache_beam; see suites.toml."""
+
+    name: str
+    modules: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    skip: dict[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """What pytest is to collect."""
+        names = [f"apache_beam.{module}" for module in self.modules]
+        return [f"{name}::{c}" for name in names for c in self.classes] if self.classes else names
+
+
+def load_suites() -> dict[str, Suite]:
+    with open(FOLDER / "suites.toml", "rb") as file:
+        tables = tomllib.load(file)
+    return {
+        name: Suite(
+            name,
+            _modules(table["modules"], table.get("without", {})),
+            tuple(table.get("classes", ())),
+            table.get("skip", {}),
+        )
+        for name, table in tables.items()
+    }
+
+
+def _modules(patterns: list[str], without: dict[str, str]) -> tuple[str, ...]:
+    found = []
+    for pattern in patterns:
+        matching = [m for m in _test_modules() if fnmatchcase(m, pattern) and m.count(".") == pattern.count(".")]
+        if not matching:
+            raise LookupError(f"No test module of the installed apache_beam matches {pattern!r} of suites.toml.")
+        found += [m for m in matching if not any(fnmatchcase(m, w) for w in without)]
+    return tuple(dict.fromkeys(found))
+
+
+@cache
+def _test_modules() -> tuple[str, ...]:
+    spec = importlib.util.find_spec("apache_beam")
+    if spec is None or spec.origin is None:
+        raise LookupError("apache_beam is not installed.")
+    root = Path(spec.origin).parent
+    paths = (path.relative_to(root).with_suffix("") for path in root.rglob("*_test.py"))
+    return tuple(sorted(".".join(path.parts) for path in paths))
+
+
+@dataclass(frozen=True)
+class KnownFailures:
+    """Tests that fail for one written reason, on the transports and in the modes that `where` matches."""
+
+    reason: str
+    where: tuple[str, ...]  # patterns of 'transport/mode'
+    tests: tuple[str, ...]
+
+    def applies(self, where: str) -> bool:
+        return any(fnmatchcase(where, pattern) for pattern in self.where)
+
+
+def load_known_failures() -> list[KnownFailures]:
+    with open(FOLDER / "expected.toml", "rb") as file:
+        tables = tomllib.load(file).get("known", [])
+    return [KnownFailures(t["reason"], tuple(t.get("where", ["*"])), tuple(t["tests"])) for t in tables]
