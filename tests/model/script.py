@@ -30,15 +30,16 @@ class Step:
 
     elements: tuple[tuple[float, Any], ...] = ()
     watermark: float | None = None
+    pause_s: float = 0.0  # processing time before the next step, at least
 
 
 def at(second: float, value: Any) -> tuple[float, Any]:
     return second, value
 
 
-def step(*elements: tuple[float, Any], watermark: float | None = None) -> Step:
+def step(*elements: tuple[float, Any], watermark: float | None = None, pause_s: float = 0.0) -> Step:
     """Elements first, then the watermark; without either the epoch brings nothing."""
-    return Step(elements, watermark)
+    return Step(elements, watermark, pause_s)
 
 
 class _Lines(RestrictionProvider):
@@ -81,7 +82,7 @@ def _player(scripts: list[list[Step]], *, stays: bool) -> beam.DoFn:
             if line.watermark is not None:
                 watermark.set_watermark(Timestamp(line.watermark))
             if stays or index + 1 < len(scripts[part]):
-                tracker.defer_remainder()
+                tracker.defer_remainder(Duration(line.pause_s) if line.pause_s else None)
 
     return Play()
 

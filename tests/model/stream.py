@@ -18,6 +18,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 from beam_pipelines.io.publish import Publish
 from common.publish import Epoch
 from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.progress import last_manifest
 
 RESTARTED_TASKS = (1, 3, 2)
 _MOST_RUNS = 60
@@ -96,7 +97,6 @@ class Stage:
 
     def __init__(self, root: Path, transport: str = "local", *, restarts: bool = False) -> None:
         self.root, self.transport, self.restarts = root, transport, restarts
-        self.runs = 0
         self.result: Any = None
 
     def collect(self, collection: Any, label: str = "out") -> None:
@@ -104,21 +104,26 @@ class Stage:
         described = collection | f"describe {label}" >> beam.ParDo(_Describe()).with_output_types(bytes)
         _ = described | f"publish {label}" >> Publish(_Folder(str(self.root / "out" / label)))
 
-    def play(self, build: Build) -> Any:
+    def play(self, build: Build, *flags: str) -> Any:
         """Runs the pipeline until its script ends or goes idle; -> the last run's result.
 
         With `restarts` the job is stopped after every epoch and resumed by a new runner with another number of tasks.
         """
         if not self.restarts:
-            return self._run(build, 2, stop_after_epoch=False)
+            return self.run(build, 2, *flags)
         for run in range(_MOST_RUNS):
-            result = self._run(build, RESTARTED_TASKS[run % len(RESTARTED_TASKS)], stop_after_epoch=True)
-            if result.state == "DONE":
+            tasks = RESTARTED_TASKS[run % len(RESTARTED_TASKS)]
+            result = self.run(build, tasks, *flags, stop_after_epoch=True)
+            if result.state == "DONE" or self._done():
                 return result
         raise AssertionError(f"the stream did not end within {_MOST_RUNS} restarts")
 
-    def _run(self, build: Build, tasks: int, *, stop_after_epoch: bool) -> Any:
-        self.runs += 1
+    def _done(self) -> bool:
+        manifest = last_manifest(f"{self.root}/checkpoint")
+        return manifest is not None and manifest.done
+
+    def run(self, build: Build, tasks: int, *flags: str, stop_after_epoch: bool = False) -> Any:
+        """One run, until the script ends or goes idle, or until the first epoch is committed."""
         options = PipelineOptions(
             [
                 "--streaming",
@@ -127,6 +132,7 @@ class Stage:
                 f"--tasks={tasks}",
                 "--key_groups=8",
                 f"--checkpoint={self.root}/checkpoint",
+                *flags,
             ]
         )
         started, running = threading.Event(), []
@@ -150,6 +156,10 @@ class Stage:
             rows = [replace(pickle.loads(item), epoch=int(path.name)) for item in pickle.loads(path.read_bytes())]
             found += sorted(rows, key=lambda o: (repr(_key(o.value)), o.window or (0, 0)))
         return found
+
+    def keyed(self, label: str = "out") -> list[Any]:
+        """Values sorted by key, each key's values as they came: tasks work side by side, so keys have no order."""
+        return sorted(self.values(label), key=lambda value: repr(_key(value)))
 
     def values(self, label: str = "out") -> list[Any]:
         return [out.value for out in self.outs(label)]
