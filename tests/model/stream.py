@@ -73,7 +73,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if hasattr(value, "__iter__") and not isinstance(value, (str, bytes)):
-        return sorted(map(_plain, value), key=repr)
+        items = list(map(_plain, value))
+        try:
+            return sorted(items)
+        except TypeError:  # of mixed types, or None
+            return sorted(items, key=repr)
     return value
 
 
@@ -135,7 +139,8 @@ class Stage:
                 *flags,
             ]
         )
-        started, running = threading.Event(), []
+        started = threading.Event()
+        running: list[Any] = []
 
         def stop(_: object) -> None:
             assert started.wait(60)
@@ -148,6 +153,27 @@ class Stage:
         running[0].wait_until_finish()
         self.result = running[0]
         return running[0]
+
+    def drain(self, build: Build, after_epochs: int) -> None:
+        """Runs without end, and asks for a drain when so many epochs are committed."""
+        reached = threading.Event()
+
+        def count(info: Any) -> None:
+            if info.epoch + 1 >= after_epochs:
+                reached.set()
+
+        options = PipelineOptions(["--streaming", "--transport=local", f"--checkpoint={self.root}/checkpoint"])
+        pipeline = beam.Pipeline(runner=SparkRunner(on_epoch=count), options=options)
+        build(pipeline)
+        self.result = pipeline.run()
+        try:
+            assert reached.wait(60)
+            self.result.drain()
+        except BaseException:
+            self.result.request_stop()
+            self.result.wait_until_finish(60_000)
+            raise
+        self.result.wait_until_finish(60_000)
 
     def outs(self, label: str = "out") -> list[Out]:
         """In the order of epochs; within an epoch by key and window, and panes of one window as they came."""

@@ -153,8 +153,10 @@ def test_early_sums(stage: Stage, mode: Any, sums: list[int], fanout: int | None
     script = [step(at(1, ("a", n)), watermark=2) for n in (1, 2, 4)] + [step(watermark=10), step()]
 
     def build(p: beam.Pipeline) -> None:
-        windowed = p | Script(script) | beam.WindowInto(
-            FixedWindows(10), trigger=AfterWatermark(early=AfterCount(1)), accumulation_mode=mode
+        windowed = (
+            p
+            | Script(script)
+            | beam.WindowInto(FixedWindows(10), trigger=AfterWatermark(early=AfterCount(1)), accumulation_mode=mode)
         )
         combine = beam.CombinePerKey(sum)
         stage.collect(windowed | (combine if fanout is None else combine.with_hot_key_fanout(fanout)))

@@ -203,9 +203,7 @@ def test_early_panes_hold_the_watermark_for_the_panes_after_them(stage: Stage) -
         )
         grouped = p | Script(script) | "tens" >> tens | "tens grouped" >> beam.GroupByKey()
         summed = grouped | beam.MapTuple(lambda key, values: (key, sum(values)))
-        twos = beam.WindowInto(
-            FixedWindows(2), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING
-        )
+        twos = beam.WindowInto(FixedWindows(2), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
         stage.collect(summed | "twos" >> twos | "twos grouped" >> beam.GroupByKey())
 
     stage.play(build)

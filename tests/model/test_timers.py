@@ -255,9 +255,7 @@ def test_timers_of_a_key_fire_in_the_order_of_their_times(stage: Stage) -> None:
             timer.set(pair[1], dynamic_timer_tag=str(pair[1]))
 
         @on_timer(FAMILY)
-        def fired(
-            self, key: Any = beam.DoFn.KeyParam, when: Any = beam.DoFn.TimestampParam
-        ) -> Iterator[Pair]:
+        def fired(self, key: Any = beam.DoFn.KeyParam, when: Any = beam.DoFn.TimestampParam) -> Iterator[Pair]:
             yield key, int(when)
 
     script = [

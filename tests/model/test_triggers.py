@@ -45,8 +45,12 @@ def grouping(
     """Script -> windows of ten seconds, or `window` -> group."""
 
     def build(p: beam.Pipeline) -> None:
-        windowed = p | Script(script, stays=stays) | beam.WindowInto(
-            window or FixedWindows(10), trigger=trigger, accumulation_mode=mode, allowed_lateness=lateness
+        windowed = (
+            p
+            | Script(script, stays=stays)
+            | beam.WindowInto(
+                window or FixedWindows(10), trigger=trigger, accumulation_mode=mode, allowed_lateness=lateness
+            )
         )
         stage.collect(windowed | beam.GroupByKey())
 
