@@ -23,7 +23,7 @@ Pair = tuple[str, int]
 class Total(beam.DoFn):
     """(key, sum of the key's values so far in this window)"""
 
-    SUM = CombiningValueStateSpec("sum", VarIntCoder(), sum)
+    SUM = CombiningValueStateSpec("sum", sum)
 
     def process(self, pair: Pair, total: Any = beam.DoFn.StateParam(SUM)) -> Iterator[Pair]:
         total.add(pair[1])
@@ -140,7 +140,7 @@ def test_sessions_of_sums(stage: Stage) -> None:
 
 def test_a_stateful_dofn_with_a_side_input(stage: Stage) -> None:
     class Weighted(beam.DoFn):
-        SUM = CombiningValueStateSpec("sum", VarIntCoder(), sum)
+        SUM = CombiningValueStateSpec("sum", sum)
 
         def process(
             self, pair: Pair, weights: dict[str, int], total: Any = beam.DoFn.StateParam(SUM)

@@ -295,6 +295,6 @@ def test_the_state_of_expired_windows_is_gone_from_the_checkpoint(stage: Stage, 
 
 @pytest.mark.xfail(strict=True, reason="not refused: state is kept per session as assigned, never merged")
 def test_state_on_merging_windows_is_refused(whole: Stage) -> None:
-    """The model has no way to merge user state. Java refuses it when a pipeline is built, Python leaves it to runners."""
+    """The model has no way to merge user state. Java refuses it at construction, Python leaves it to runners."""
     with pytest.raises(Exception, match=r"(?i)merg"):
         whole.play(stateful(whole, [step(at(1, ("a", 1)))], Last(), Sessions(5)))
