@@ -79,6 +79,13 @@ class SparkRunnerOptions(PipelineOptions):
             help="In a stream, cut restrictions of splittable DoFns that do not defer by themselves after this time.",
         )
         parser.add_argument(
+            "--driver_epochs_below_ms",
+            type=int,
+            default=None,
+            help="Take epochs of a stream in the driver, without Spark, once its tasks need less than this in all; "
+            "0 = never. Default: 100 on a local master, 0 on a cluster.",
+        )
+        parser.add_argument(
             "--transport",
             choices=["spark", "local"],
             default="spark",

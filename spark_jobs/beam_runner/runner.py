@@ -32,6 +32,8 @@ from spark_jobs.beam_runner.upgrade import compare
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+DRIVER_EPOCHS_BELOW_MS = 100  # on a local master
+
 
 class SparkRunner(PipelineRunner):
     """Runs a pipeline as one epoch (batch) or as epochs without end (`--streaming`).
@@ -73,7 +75,7 @@ class SparkRunner(PipelineRunner):
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
-            self._transport(flags, has_teardown(pipeline)),
+            self._transport(flags, has_teardown(pipeline), streaming=streaming),
             Checkpoint(root),
             key_groups=flags.key_groups,
             streaming=streaming,
@@ -90,10 +92,11 @@ class SparkRunner(PipelineRunner):
             result.wait_until_finish()
         return result
 
-    def _transport(self, flags: Any, has_teardown: bool) -> Transport:
+    def _transport(self, flags: Any, has_teardown: bool, *, streaming: bool) -> Transport:
         if flags.transport == "local":
             return LocalTransport(flags.tasks or 2)
         # Imported here: the local transport works without Spark.
+        from spark_jobs.beam_runner.transport.adaptive import AdaptiveTransport
         from spark_jobs.beam_runner.transport.spark import SparkTransport
         from spark_jobs.session import spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
@@ -105,7 +108,11 @@ class SparkRunner(PipelineRunner):
         if not is_local(context.master):
             ship_own_packages(context)  # the session may be the caller's
         ship_py_files(context, flags.py_files or ())
-        return SparkTransport(context, flags.tasks, has_teardown=has_teardown)
+        transport = SparkTransport(context, flags.tasks, has_teardown=has_teardown)
+        limit_ms = flags.driver_epochs_below_ms
+        if limit_ms is None:
+            limit_ms = DRIVER_EPOCHS_BELOW_MS if is_local(context.master) else 0
+        return AdaptiveTransport(transport, limit_ms / 1000) if streaming and limit_ms else transport
 
 
 class SparkRunnerResult(FnApiRunnerResult):

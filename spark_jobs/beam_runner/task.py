@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
@@ -64,7 +65,7 @@ class WorkerWarning:
 
 @dataclass
 class Report:
-    """What a task tells the driver. Everything in it goes into the manifest, except for the warnings."""
+    """What a task tells the driver. Its warnings, name and time do not go into the manifest, everything else does."""
 
     output_us: dict[str, int] = field(default_factory=dict)
     input_us: dict[str, int] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class Report:
     released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
     process: str = ""  # name of the worker
+    seconds: float = 0.0  # that the task took, without Spark's part
     wants_finalization: bool = False  # it has DoFns that wait for the commit
     warnings: list[WorkerWarning] = field(default_factory=list)
 
@@ -173,7 +175,10 @@ def run_level(
     worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, inbox: Inbox
 ) -> tuple[dict[int, Parcel], Report]:
     """Runs the level's stages in plan order. -> (parcels for the next level by partition, report)."""
-    return _LevelRun(worker, plan, order, level, part, inbox).run()
+    began = time.perf_counter()
+    parcels, report = _LevelRun(worker, plan, order, level, part, inbox).run()
+    report.seconds = time.perf_counter() - began
+    return parcels, report
 
 
 class _LevelRun:
