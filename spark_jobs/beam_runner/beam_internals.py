@@ -16,7 +16,7 @@ from apache_beam.metrics import monitoring_infos
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, TypeOptions
 from apache_beam.pipeline import Pipeline, PipelineVisitor
 from apache_beam.portability import common_urns
-from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2, metrics_pb2
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 from apache_beam.runners import common as runners_common
 from apache_beam.runners.pipeline_context import PipelineContext
 from apache_beam.runners.pipeline_utils import (
@@ -57,7 +57,6 @@ __all__ = [
     "bundle_processor",
     "common_urns",
     "completed_future",
-    "consolidate_metrics",
     "has_teardown",
     "monitoring_infos",
     "prepare_proto",
@@ -171,29 +170,3 @@ def restriction_provider(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) ->
             dofn = pickler.loads(payload.do_fn.payload)[0]
             return runners_common.DoFnSignature(dofn).get_restriction_provider()
     raise ValueError("the stage has no splittable DoFn")
-
-
-def consolidate_metrics(infos: list[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2.MonitoringInfo]:
-    """Adds up monitoring infos that mean the same metric: sums, distributions, latest gauges, unions of sets.
-
-    Beam's own `consolidate` knows sums and distributions only.
-    """
-    merged: list[metrics_pb2.MonitoringInfo] = []
-    sets: dict[Any, list[metrics_pb2.MonitoringInfo]] = {}
-    gauges: dict[Any, list[metrics_pb2.MonitoringInfo]] = {}
-    for info in monitoring_infos.consolidate(infos):
-        if info.type == monitoring_infos.STRING_SET_TYPE:
-            sets.setdefault(monitoring_infos.to_key(info), []).append(info)
-        elif info.type == monitoring_infos.LATEST_INT64_TYPE:
-            gauges.setdefault(monitoring_infos.to_key(info), []).append(info)
-        else:
-            merged.append(info)
-    coder = coders.IterableCoder(coders.StrUtf8Coder())
-    for same in sets.values():
-        values: set[str] = set()
-        for info in same:
-            values |= set(monitoring_infos.extract_string_set_value(info))
-        same[0].payload = coder.encode(sorted(values))
-        merged.append(same[0])
-    merged.extend(max(same, key=lambda info: monitoring_infos.extract_gauge_value(info)[0]) for same in gauges.values())
-    return merged

@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
-from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE, consolidate_metrics
+from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import WorkerLostError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
+from spark_jobs.beam_runner.metrics import consolidate
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
 from spark_jobs.beam_runner.progress import files_to_roll_back, newest_manifest, sum_counters
 from spark_jobs.beam_runner.script import ScriptEvent
@@ -322,7 +323,7 @@ class EpochLoop:
             waiting=tuple(waiting),
             staged={label: tuple(items) for label, items in staged.items()},
             metrics={
-                stage: tuple(info.SerializeToString() for info in consolidate_metrics(infos))
+                stage: tuple(info.SerializeToString() for info in consolidate(infos))
                 for stage, infos in metrics.items()
             },
             draining=self._draining,

@@ -277,8 +277,10 @@ class _LevelRun:
                 result, hold_us = self._run_keyed(stage, processor, rows[0], metas, due, input_us)
             else:
                 result, hold_us = self._run_unkeyed(stage, processor, rows), MAX_US
-        except BaseException:
+        except BaseException as error:
             processor.discard()
+            order = self.order
+            error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
             raise
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
