@@ -77,6 +77,9 @@ Operation = operations.Operation
 
 CAPABILITIES = frozenset([common_urns.runner_protocols.MULTIMAP_KEYS_VALUES_SIDE_INPUT.urn])
 
+# The second: a processor serves many bundles, and side inputs in the global window change between them.
+EXPERIMENTS = ("beam_fn_api", "disable_global_windowed_args_caching")
+
 ENCODED_IMPULSE: bytes = (
     WindowedValueCoder(coders.BytesCoder(), GlobalWindowCoder())
     .get_impl()
@@ -90,10 +93,7 @@ def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:
     Raises what Beam's own in-memory runner raises for an invalid graph or undeclared requirements.
     """
     debug = options.view_as(DebugOptions)
-    experiments = debug.experiments or []
-    if "beam_fn_api" not in experiments:
-        experiments.append("beam_fn_api")
-    debug.experiments = experiments
+    debug.experiments = list(dict.fromkeys([*(debug.experiments or []), *EXPERIMENTS]))
     deterministic_keys = not options.view_as(TypeOptions).allow_non_deterministic_key_coders
     pipeline.visit(group_by_key_input_visitor(deterministic_keys))
     host = FnApiRunner()

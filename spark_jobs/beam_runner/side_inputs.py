@@ -24,14 +24,19 @@ _COUNT = struct.Struct(">i")
 
 
 class SideTable:
-    """One side input of one ParDo: its elements by window and key."""
+    """One side input of one ParDo: its elements by window and key.
+
+    Of a collection that fires more than once for a window, the latest pane is seen, as the model has it: for each key
+    where elements are pairs, else for the window.
+    """
 
     def __init__(self, plan: SidePlan, context: PipelineContext) -> None:
         data = SideInputData.from_runner_api(beam_runner_api_pb2.SideInput.FromString(plan.spec), context)
         coder = context.coders[plan.coder]
         element = coder.wrapped_value_coder
         self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
-        self._key_impl = element.key_coder().get_impl() if self._keyed else None
+        self._by_pane = plan.unbounded
+        self._key_impl = element.key_coder().get_impl() if self._keyed or element.is_kv_coder() else None
         self._value_impl = (element.value_coder() if self._keyed else element).get_impl()
         self._windowed_impl = coder.get_impl()
         self._window_impl = coder.window_coder.get_impl()
@@ -54,11 +59,12 @@ class SideTable:
         stream = coder_impl.create_InputStream(chunk)
         while stream.size() > 0:
             element = self._windowed_impl.decode_from_stream(stream, True)
-            key, value = element.value if self._keyed else (None, element.value)
-            encoded_key = self._key_impl.encode_nested(key) if self._key_impl is not None else b""
+            encoded_key = self._key_impl.encode_nested(element.value[0]) if self._key_impl is not None else b""
+            value = element.value[1] if self._keyed else element.value
+            pane = element.pane_info.index if self._by_pane else 0
             for window in element.windows:
                 keys = self._windows.setdefault(self._window_impl.encode(window), defaultdict(_Values))
-                keys[encoded_key].add(self._value_impl, value)
+                keys[encoded_key].add(self._value_impl, value, pane)
 
     def window_for(self, main_window: Any) -> Any:
         """The side input's window that an element in `main_window` sees."""
@@ -75,15 +81,25 @@ class SideTable:
             return b"".join(keys)
         if kind == "multimap_keys_values_side_input":
             return b"".join(key + _COUNT.pack(values.count) + values.encoded() for key, values in keys.items())
-        wanted = request.key if kind == "multimap_side_input" else b""
-        return keys[wanted].encoded() if wanted in keys else b""
+        if kind == "multimap_side_input":
+            return keys[request.key].encoded() if request.key in keys else b""
+        return b"".join(values.encoded() for values in keys.values())
 
 
 class _Values:
     def __init__(self) -> None:
+        self._pane = -1
+        self._clear()
+
+    def _clear(self) -> None:
         self.count, self._stream = 0, coder_impl.create_OutputStream()
 
-    def add(self, impl: Any, value: Any) -> None:
+    def add(self, impl: Any, value: Any, pane: int) -> None:
+        if pane < self._pane:
+            return
+        if pane > self._pane:
+            self._pane = pane
+            self._clear()
         impl.encode_to_stream(value, self._stream, True)
         self.count += 1
 

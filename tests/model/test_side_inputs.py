@@ -121,7 +121,6 @@ WAITING = [
 ]
 
 
-@unbounded
 def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None:
     stage.play(lambda p: stage.collect(fixed_side(p, SIDE, WAITING)))
     assert [(o.epoch, o.value, o.at, o.window) for o in stage.outs()] == [
@@ -131,7 +130,6 @@ def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None
     ]
 
 
-@unbounded
 def test_what_waits_for_a_side_input_holds_the_watermark(stage: Stage) -> None:
     """Main's own watermark is past the window long before; nothing may come late to the grouping behind it."""
 
@@ -148,7 +146,6 @@ def test_what_waits_for_a_side_input_holds_the_watermark(stage: Stage) -> None:
     ]
 
 
-@unbounded
 def test_a_side_window_that_stays_empty_lets_its_elements_go(stage: Stage) -> None:
     script = [step(watermark=3), step(watermark=11), step()]
     main = [step(at(1, ("a", 1)), watermark=1), step(), step()]
@@ -156,7 +153,6 @@ def test_a_side_window_that_stays_empty_lets_its_elements_go(stage: Stage) -> No
     assert [(o.epoch, o.value) for o in stage.outs()] == [(1, ("a", 1, []))]
 
 
-@unbounded
 def test_late_elements_still_see_their_side_window(stage: Stage) -> None:
     side = [step(at(2, ("s", 20)), watermark=12), step(at(13, ("s", 130)), watermark=14), step(watermark=15), step()]
     main = [step(watermark=12), step(at(1, ("a", 1)), watermark=13), step(watermark=14), step()]
@@ -164,7 +160,6 @@ def test_late_elements_still_see_their_side_window(stage: Stage) -> None:
     assert [(o.epoch, o.value) for o in stage.outs()] == [(1, ("a", 1, [20]))]
 
 
-@unbounded
 def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:
     """The slowly updating pattern: a global window that fires for each element; main sees the latest pane."""
     side_script = [step(at(1, ("s", 10)), watermark=1), step(), step(), step(at(2, ("s", 20)))] + [step()] * 4
@@ -188,7 +183,6 @@ def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:
     assert stage.values() == [("a", 1, 10), ("a", 2, 20)]
 
 
-@unbounded
 def test_side_windows_are_forgotten_when_no_element_can_ask_for_them(whole: Stage) -> None:
     windows, size = 30, 20_000
 
