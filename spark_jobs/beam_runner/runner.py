@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -50,7 +51,7 @@ class SparkRunner(PipelineRunner):
         loop = EpochLoop(
             plan,
             self._transport(flags),
-            Checkpoint(root),
+            Checkpoint(os.path.abspath(root)),  # the workers of a cluster run in folders of their own
             key_groups=flags.key_groups,
             until_idle=flags.until_idle and streaming,
             interval_ms=flags.epoch_interval_ms if streaming else 0,

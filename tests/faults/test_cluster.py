@@ -62,7 +62,7 @@ class Write(beam.DoFn):
     def __init__(self, folder): self.folder = folder
     def process(self, pair):
         import common, spark_jobs
-        where = [__import__(name).__file__ for name in ("single", "zipped", "wheeled", "foldered")]
+        where = [os.path.abspath(__import__(name).__file__) for name in ("single", "zipped", "wheeled", "foldered")]
         found = {"pair": pair, "theirs": where, "ours": [spark_jobs.__file__, common.__file__], "pid": os.getppid()}
         with open(f"{self.folder}/{uuid.uuid4().hex}.json", "w") as file:
             json.dump(found, file)
@@ -102,7 +102,7 @@ def test_a_batch_on_workers_that_have_only_beam(tmp_path: Path, cluster: Standal
     shipped = ["single.py", "code.zip", "wheeled-1.0-py3-none-any.whl", "foldered"]
     flags = [f"--spark_master={cluster.master}", "--spark_conf=spark.executor.memory=512m"]
     done = subprocess.run(
-        [sys.executable, "program.py", "out", *flags, *(f"--py_files={path}" for path in shipped)],
+        [sys.executable, "program.py", str(tmp_path / "out"), *flags, *(f"--py_files={path}" for path in shipped)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
