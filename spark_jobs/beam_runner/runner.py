@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from spark_jobs.beam_runner.beam_internals import FnApiRunnerResult, PipelineRunner, PipelineState, prepare_proto
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
+from spark_jobs.beam_runner.errors import RunnerError
 from spark_jobs.beam_runner.options import SparkRunnerOptions
 from spark_jobs.beam_runner.translate import make_plan
 from spark_jobs.beam_runner.transport import Transport
@@ -50,7 +51,7 @@ class SparkRunner(PipelineRunner):
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
-            self._transport(flags),
+            self._transport(flags, needs_checkpoint=streaming),
             Checkpoint(os.path.abspath(root)),  # the workers of a cluster run in folders of their own
             key_groups=flags.key_groups,
             until_idle=flags.until_idle and streaming,
@@ -63,14 +64,19 @@ class SparkRunner(PipelineRunner):
             result.wait_until_finish()
         return result
 
-    def _transport(self, flags: Any) -> Transport:
+    def _transport(self, flags: Any, *, needs_checkpoint: bool) -> Transport:
         if flags.transport == "local":
             return LocalTransport(flags.tasks or 2)
         # Imported here: the local transport works without Spark.
         from spark_jobs.beam_runner.transport.spark import SparkTransport
-        from spark_jobs.session import spark_session
+        from spark_jobs.session import is_on_loopback, spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
+        if needs_checkpoint and not flags.checkpoint and flags.spark_master and not is_on_loopback(flags.spark_master):
+            raise RunnerError(
+                f"A stream on {flags.spark_master} has no --checkpoint that its workers could share.",
+                hint="--checkpoint=<a folder that the driver and all workers see at the same path>",
+            )
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
             self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)

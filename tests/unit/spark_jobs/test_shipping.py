@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from common.errors import ConfigError
 from spark_jobs import shipping
+from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.errors import RunnerError
 from spark_jobs.session import is_on_loopback
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A Spark context that only remembers what it was given."""
     files: list[str] = []
     monkeypatch.setattr("pyspark.SparkFiles.getRootDirectory", lambda: str(tmp_path))
-    yield SimpleNamespace(listFiles=files, addPyFile=files.append)
+    return SimpleNamespace(listFiles=files, addPyFile=files.append)
 
 
 def test_the_same_packages_are_shipped_once(context: Any) -> None:
@@ -81,3 +84,12 @@ def test_what_cannot_be_shipped_is_refused_before_anything_is_sent(context: Any,
 )
 def test_where_a_master_is(master: str, local: bool, loopback: bool) -> None:
     assert (shipping.is_local(master), is_on_loopback(master)) == (local, loopback)
+
+
+def test_a_stream_on_a_cluster_needs_a_checkpoint_that_workers_share() -> None:
+    """Said before a session is started."""
+    flags = ["--streaming", "--spark_master=spark://head:7077"]
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(flags))
+    _ = pipeline | beam.Create([1])
+    with pytest.raises(RunnerError, match="--checkpoint"):
+        pipeline.run()
