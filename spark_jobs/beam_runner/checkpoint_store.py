@@ -67,7 +67,7 @@ def open_store(root: str | os.PathLike[str]) -> CheckpointStore:
             f"A checkpoint cannot be at {address}: there is no store for this kind of address.",
             hint="--checkpoint /a/folder or --checkpoint gs://bucket/path",
         )
-    return PosixStore(address)
+    return PosixStore(os.path.abspath(address))  # the workers of a cluster run in folders of their own
 
 
 @dataclass(frozen=True)

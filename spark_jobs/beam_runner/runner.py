@@ -20,6 +20,7 @@ from spark_jobs.beam_runner.beam_internals import (
 )
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
+from spark_jobs.beam_runner.errors import RunnerError
 from spark_jobs.beam_runner.explain import with_changes
 from spark_jobs.beam_runner.options import SparkRunnerOptions
 from spark_jobs.beam_runner.plan import Plan
@@ -98,9 +99,14 @@ class SparkRunner(PipelineRunner):
         # Imported here: the local transport works without Spark.
         from spark_jobs.beam_runner.transport.adaptive import AdaptiveTransport
         from spark_jobs.beam_runner.transport.spark import SparkTransport
-        from spark_jobs.session import spark_session
+        from spark_jobs.session import is_on_loopback, spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
+        if streaming and not flags.checkpoint and flags.spark_master and not is_on_loopback(flags.spark_master):
+            raise RunnerError(
+                f"A stream on {flags.spark_master} has no --checkpoint that its workers could share.",
+                hint="--checkpoint=<a folder that the driver and all workers see at the same path>",
+            )
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
             self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)

@@ -43,7 +43,14 @@ def started(root: Path, available: int, slice_size: int, *flags: str) -> Iterato
     """The killing job at work on `root`; its output goes to the log."""
     command = [sys.executable, "-m", "tests.faults.killing_job", str(root), str(available), str(slice_size), *flags]
     with open(root / "log", "ab") as out:
-        job = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+        job = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, kills.ROOT_VARIABLE: str(root)},  # here, so that its children are known by it too
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
     try:
         yield job
     finally:

@@ -37,7 +37,6 @@ def main(arguments: list[str]) -> None:
 
 def _run(root: Path, arguments: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING)
-    os.environ[kills.ROOT_VARIABLE] = str(root)
     (root / "driver.pid").write_text(str(os.getpid()))
     kill_points.patch_driver()
     if "--transport=local" in arguments:

@@ -69,6 +69,8 @@ def reached(point: str, epoch: int) -> None:
             kill = Kill(**json.loads(path.read_text()))
             if kill.point != point or epoch < kill.epoch:
                 continue
+            if (victim := _find(kill.victim, root)) is None:
+                continue
             path.rename(root / "kills/done" / path.name)
         except FileNotFoundError:  # another process was first
             continue
@@ -80,7 +82,6 @@ def reached(point: str, epoch: int) -> None:
         if kill.victim == SLEEPS:
             os.kill(os.getpid(), signal.SIGSTOP)
             return
-        victim = _find(kill.victim, root)
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait(10)
         return
@@ -97,16 +98,27 @@ def attempts(root: Path) -> Counter[tuple[int, ...]]:
     return Counter(tuple(map(int, line.split())) for line in (root / "attempts").read_text().splitlines())
 
 
-def _find(victim: str, root: Path) -> psutil.Process:
+def _find(victim: str, root: Path) -> psutil.Process | None:
+    """The process to kill, None if it is not there. Never one that was not started for this job or its cluster."""
     here = psutil.Process()
-    if victim == SELF:
-        return here
     if victim == DRIVER:
-        return psutil.Process(int((root / "driver.pid").read_text()))
+        return _mine(psutil.Process(int((root / "driver.pid").read_text())), root, "killing_job")
     if victim == DAEMON:
-        return here.parents()[0]
-    machines = [parent for parent in here.parents() if parent.name() == "java"] or list(_executors(root))
-    return machines[0].parents()[0] if victim == STANDALONE_WORKER else machines[0]
+        return _mine(here.parents()[0], root, "killing_daemon")  # init is the parent of a worker that lost its daemon
+    if victim in (JVM, STANDALONE_WORKER):
+        machines = [parent for parent in here.parents() if parent.name() == "java"] or list(_executors(root))
+        if machines and victim == STANDALONE_WORKER:
+            return _is(machines[0].parents()[0], "org.apache.spark.deploy.worker.Worker")
+        return _mine(machines[0], root, "org.apache.spark") if machines else None
+    return here
+
+
+def _mine(process: psutil.Process, root: Path, program: str) -> psutil.Process | None:
+    return _is(process, program) if process.environ().get(ROOT_VARIABLE) == str(root) else None
+
+
+def _is(process: psutil.Process, program: str) -> psutil.Process | None:
+    return process if process.pid > 1 and program in " ".join(process.cmdline()) else None
 
 
 def _executors(root: Path) -> Any:

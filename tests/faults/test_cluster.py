@@ -62,7 +62,7 @@ class Write(beam.DoFn):
     def __init__(self, folder): self.folder = folder
     def process(self, pair):
         import common, spark_jobs
-        where = [__import__(name).__file__ for name in ("single", "zipped", "wheeled", "foldered")]
+        where = [os.path.abspath(__import__(name).__file__) for name in ("single", "zipped", "wheeled", "foldered")]
         found = {"pair": pair, "theirs": where, "ours": [spark_jobs.__file__, common.__file__], "pid": os.getppid()}
         with open(f"{self.folder}/{uuid.uuid4().hex}.json", "w") as file:
             json.dump(found, file)
@@ -102,7 +102,7 @@ def test_a_batch_on_workers_that_have_only_beam(tmp_path: Path, cluster: Standal
     shipped = ["single.py", "code.zip", "wheeled-1.0-py3-none-any.whl", "foldered"]
     flags = [f"--spark_master={cluster.master}", "--spark_conf=spark.executor.memory=512m"]
     done = subprocess.run(
-        [sys.executable, "program.py", "out", *flags, *(f"--py_files={path}" for path in shipped)],
+        [sys.executable, "program.py", str(tmp_path / "out"), *flags, *(f"--py_files={path}" for path in shipped)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -122,7 +122,7 @@ def test_a_batch_on_workers_that_have_only_beam(tmp_path: Path, cluster: Standal
 def test_a_stream_whose_executor_dies(tmp_path: Path, cluster: Standalone, note: Note) -> None:
     """State, timers and windows; nobody starts anything again."""
     plan = [Kill(BEFORE_STATE, JVM, 2)]
-    outcome = run_killed(tmp_path, plan, 5 * SLICE, SLICE, *flags_for(cluster, tmp_path))
+    outcome = run_killed(tmp_path, plan, 7 * SLICE, SLICE, *flags_for(cluster, tmp_path))
     assert (outcome.kills, outcome.runs, outcome.differences) == (plan, 1, 0), log(tmp_path)
     note("standalone cluster", outcome)
 
@@ -155,7 +155,7 @@ def test_a_machine_is_lost(tmp_path: Path, note: Note) -> None:
     """The standalone worker and, with it, its executor: the other one goes on alone."""
     with standalone_cluster(tmp_path / "spark") as cluster:
         plan = [Kill(BEFORE_STATE, STANDALONE_WORKER, 2)]
-        outcome = run_killed(tmp_path, plan, 5 * SLICE, SLICE, *flags_for(cluster, tmp_path))
+        outcome = run_killed(tmp_path, plan, 7 * SLICE, SLICE, *flags_for(cluster, tmp_path))
     assert (outcome.kills, outcome.runs, outcome.differences) == (plan, 1, 0), log(tmp_path)
     note("standalone cluster", outcome)
 
@@ -167,7 +167,7 @@ def test_results_that_are_computed_again_are_not_mixed_with_the_old_ones(
     """With Spark's default of four stage attempts: what two tasks have read is computed again for the other two."""
     plan = [Kill(LATE_TASK, JVM, 2)]
     flags = [*flags_for(cluster, tmp_path, tasks=4), "--spark_conf=spark.stage.maxConsecutiveAttempts=4"]
-    outcome = run_killed(tmp_path, plan, 5 * SLICE, SLICE, *flags)
+    outcome = run_killed(tmp_path, plan, 7 * SLICE, SLICE, *flags)
     assert (outcome.kills, outcome.runs, outcome.differences) == (plan, 1, 0), log(tmp_path)
     assert "were lost and computed again" in log(tmp_path)
     note("standalone cluster, stage attempts", outcome)

@@ -9,6 +9,7 @@ import pytest
 from tests.faults.conftest import Note
 from tests.faults.killed_runs import LOCAL_SPARK, SLICE, log, run_killed, run_one_after_the_other
 from tests.faults.kills import (
+    BEFORE_STATE,
     DAEMON,
     DRIVER,
     DRIVER_POINTS,
@@ -63,11 +64,20 @@ def test_the_driver_at_one_point(tmp_path: Path, note: Note, point: str, epoch: 
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("victim", [DRIVER, JVM, DAEMON])
-def test_others_than_the_worker(tmp_path: Path, note: Note, victim: str) -> None:
-    """A driver or JVM that dies is started again; a daemon that forks workers is not missed."""
+@pytest.mark.parametrize("victim", [DRIVER, JVM])
+def test_the_driver_or_its_jvm_while_tasks_run(tmp_path: Path, note: Note, victim: str) -> None:
     outcome = run_one_after_the_other(tmp_path, SPARK_POINTS, victim, *LOCAL_SPARK)
-    assert outcome.runs == (1 if victim == DAEMON else len(SPARK_POINTS) + 1)
+    assert outcome.runs == len(SPARK_POINTS) + 1
+    note("Spark, local", outcome)
+
+
+@pytest.mark.matrix
+def test_the_daemon_that_forks_workers(tmp_path: Path, note: Note) -> None:
+    """Its workers live on; when they die as well, Spark starts another daemon."""
+    plan = [Kill(BEFORE_STATE, DAEMON, 1), Kill(BEFORE_STATE, SELF, 2), Kill(BEFORE_STATE, SELF, 3)]
+    plan.append(Kill(BEFORE_STATE, DAEMON, 4))
+    outcome = run_killed(tmp_path, plan, 9 * SLICE, SLICE, *LOCAL_SPARK)
+    assert (outcome.kills, outcome.runs, outcome.differences) == (plan, 1, 0), log(tmp_path)
     note("Spark, local", outcome)
 
 

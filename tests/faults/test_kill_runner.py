@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import Note
 from tests.faults.differences import differences
+from tests.faults.killed_runs import Outcome
+from tests.faults.kills import Kill
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,11 +43,15 @@ def kill_after_epoch(job: subprocess.Popen[bytes], root: Path, epoch: int, delay
 @pytest.mark.parametrize(
     ("transport", "per_source", "slice_size"), [("local", 9000, 150), ("spark", 9000, 600)], ids=["local", "spark"]
 )
-def test_three_kills_leave_exact_results(tmp_path: Path, transport: str, per_source: int, slice_size: int) -> None:
-    epochs = per_source // slice_size
+def test_three_kills_leave_exact_results(
+    tmp_path: Path, note: Note, transport: str, per_source: int, slice_size: int
+) -> None:
+    epochs, kills = per_source // slice_size, []
     for round_number, delay_s in enumerate((0.0, 0.03, 0.11), start=1):
         job = start(tmp_path, per_source, slice_size, transport)
         kill_after_epoch(job, tmp_path, round_number * epochs // 5, delay_s)
+        kills.append(Kill(f"{delay_s} s after a manifest", "process group", round_number * epochs // 5))
     final = start(tmp_path, per_source, slice_size, transport)
     assert final.wait(120) == 0, (tmp_path / "log").read_text()[-2000:]
+    note(f"{transport} transport", Outcome(kills, len(kills) + 1, differences(tmp_path, per_source)))
     assert differences(tmp_path, per_source) == 0
