@@ -83,6 +83,8 @@ class EpochLoop:
                 started = time.monotonic()
                 self._raise_if_publishing_failed()
                 if self.manifest.epoch >= 0 and not self._anything_due():
+                    if not self._anything_coming():
+                        break  # an upgrade dropped the sources: what is left waits for ever
                     self._sleep()
                     continue
                 if not self._run_epoch(started) and self._until_idle and self._all_idle():
@@ -108,6 +110,9 @@ class EpochLoop:
         return any(r.due_us <= now for r in self.manifest.residuals) or any(
             meta.next_real_us <= now for meta in self._metas()
         )
+
+    def _anything_coming(self) -> bool:
+        return bool(self.manifest.residuals) or any(meta.next_real_us < NEVER_US for meta in self._metas())
 
     def _all_idle(self) -> bool:
         """Every source asked to be left alone for a while, and no processing-time timer is set."""
