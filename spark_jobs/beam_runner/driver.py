@@ -228,6 +228,7 @@ class EpochLoop:
         return Manifest(
             epoch=epoch,
             job=last.next_job or last.job,
+            committed_us=now_us(),
             key_groups=last.key_groups,
             fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
             input_us={**last.input_us, **input_us},

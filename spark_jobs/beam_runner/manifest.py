@@ -53,6 +53,7 @@ class Manifest:
     epoch: int = -1
     job: str = ""  # id under which this epoch is published
     next_job: str = ""  # id under which later ones are; "" = the same. Set in a copy (see transfer.py)
+    committed_us: int = 0  # by the driver's clock
     key_groups: int = 0
     fingerprint: dict[str, str] = field(default_factory=dict)  # keyed stage -> what its state depends on
     input_us: dict[str, int] = field(default_factory=dict)  # stage -> input watermark, for stages with state
@@ -78,6 +79,7 @@ class Manifest:
             "epoch": self.epoch,
             "job": self.job,
             "next_job": self.next_job,
+            "committed_us": self.committed_us,
             "key_groups": self.key_groups,
             "done": self.done,
             "fingerprint": self.fingerprint,
@@ -123,6 +125,7 @@ class Manifest:
             epoch=data["epoch"],
             job=data["job"],
             next_job=data["next_job"],
+            committed_us=data["committed_us"],
             key_groups=data["key_groups"],
             done=data["done"],
             fingerprint=data["fingerprint"],
