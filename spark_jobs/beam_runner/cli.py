@@ -180,7 +180,7 @@ def _emit_json(document: dict[str, Any]) -> None:
 
 def _print_overview(found: Overview) -> None:
     typer.echo(f"epoch {found.epoch} of {found.checkpoint}" + (", done" if found.done else ""))
-    typer.echo(f"job {found.job}, {found.key_groups} key groups\n")
+    typer.echo(f"job {found.job}, {found.key_groups} key groups, committed {found.committed}\n")
     _print_table(
         ("step", "watermark", "key groups", "bytes", "keys"),
         [(s.step, s.watermark, s.key_groups, s.bytes, "" if s.keys is None else s.keys) for s in found.steps],

@@ -106,6 +106,8 @@ class EpochLoop:
                 started = time.monotonic()
                 self._raise_if_publishing_failed()
                 if self.manifest.epoch >= 0 and not self._anything_due():
+                    if not self._anything_coming():
+                        break  # an upgrade dropped the sources: what is left waits for ever
                     self._sleep()
                     continue
                 if not self._run_epoch(started) and self._until_idle and self._all_idle() and not self._drain.is_set():
@@ -154,6 +156,9 @@ class EpochLoop:
         return any(r.due_us <= now for r in self.manifest.residuals) or any(
             meta.next_real_us <= now for meta in self._metas()
         )
+
+    def _anything_coming(self) -> bool:
+        return bool(self.manifest.residuals) or any(meta.next_real_us < NEVER_US for meta in self._metas())
 
     def _all_idle(self) -> bool:
         """Every source asked to be left alone for a while, and no processing-time timer is set."""
@@ -313,6 +318,7 @@ class EpochLoop:
         return Manifest(
             epoch=last.epoch + 1,
             job=last.next_job or last.job,
+            committed_us=now_us(),
             key_groups=last.key_groups,
             fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
             input_us={**last.input_us, **input_us},

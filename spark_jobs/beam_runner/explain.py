@@ -81,8 +81,13 @@ def to_mermaid(plan: Plan) -> str:
 
 
 def _in_order(plan: Plan) -> list[StagePlan]:
-    """By level and name: the plan's own order of stages side by side changes with Python's hash seed."""
-    return sorted(plan.stages, key=lambda stage: (stage.level, stage.id))
+    """By level, producers first, then by name: the plan's own order changes with Python's hash seed."""
+    levels = {stage.id: stage.level for stage in plan.stages}
+    depth: dict[str, int] = {}
+    for stage in plan.stages:
+        above = [depth[p] for p in stage.producers if levels[p] == stage.level]
+        depth[stage.id] = 1 + max(above, default=0)
+    return sorted(plan.stages, key=lambda stage: (stage.level, depth[stage.id], stage.id))
 
 
 def _of_level(plan: Plan, level: int) -> list[StagePlan]:

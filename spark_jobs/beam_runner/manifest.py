@@ -75,6 +75,7 @@ class Manifest:
     epoch: int = -1
     job: str = ""  # id under which this epoch is published
     next_job: str = ""  # id under which later ones are; "" = the same. Set in a copy (see transfer.py)
+    committed_us: int = 0  # by the driver's clock
     key_groups: int = 0
     fingerprint: dict[str, str] = field(default_factory=dict)  # keyed stage -> what its state depends on
     input_us: dict[str, int] = field(default_factory=dict)  # stage -> input watermark, for stages with state
@@ -103,6 +104,7 @@ class Manifest:
             "epoch": self.epoch,
             "job": self.job,
             "next_job": self.next_job,
+            "committed_us": self.committed_us,
             "key_groups": self.key_groups,
             "draining": self.draining,
             "done": self.done,
@@ -155,6 +157,7 @@ class Manifest:
             epoch=data["epoch"],
             job=data["job"],
             next_job=data["next_job"],
+            committed_us=data["committed_us"],
             key_groups=data["key_groups"],
             draining=data["draining"],
             done=data["done"],

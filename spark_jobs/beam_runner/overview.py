@@ -44,6 +44,7 @@ class Overview:
     checkpoint: str
     epoch: int
     job: str
+    committed: str
     done: bool
     key_groups: int
     steps: tuple[StepState, ...]
@@ -70,6 +71,7 @@ def overview(checkpoint: Checkpoint, manifest: Manifest, *, count_keys: bool = T
         checkpoint=checkpoint.url,
         epoch=manifest.epoch,
         job=manifest.job,
+        committed=instant(manifest.committed_us),
         done=manifest.done,
         key_groups=manifest.key_groups,
         steps=tuple(steps),

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from spark_jobs.beam_runner.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.clock import now_us
 from spark_jobs.beam_runner.errors import CheckpointError, way_back
 from spark_jobs.beam_runner.manifest import Manifest
 from spark_jobs.beam_runner.progress import manifest_of
@@ -100,7 +101,8 @@ def rollback(checkpoint: Checkpoint, epoch: int, check: Callable[[int], tuple[st
     if epoch == newest:
         return epoch
     # What that epoch staged was published before the next one was committed.
-    back = replace(manifest, epoch=newest + 1, job=manifest.next_job or manifest.job, next_job="", staged={})
+    job = manifest.next_job or manifest.job
+    back = replace(manifest, epoch=newest + 1, job=job, next_job="", committed_us=now_us(), staged={})
     checkpoint.commit_manifest(back.epoch, back.to_json())
     return back.epoch
 

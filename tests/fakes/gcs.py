@@ -36,7 +36,7 @@ class Object:
 
     @property
     def crc32c(self) -> str:
-        return base64.b64encode(google_crc32c.Checksum(self.data).digest()).decode()
+        return base64.b64encode(int(google_crc32c.value(self.data)).to_bytes(4, "big")).decode()
 
 
 @dataclass
@@ -115,9 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         kind = query["uploadType"][0]
         if kind == "multipart":
             head = b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n"
-            resource, media = email.message_from_bytes(head + body).get_payload()
-            data = media.get_payload(decode=True)
-            return self._create(objects, json.loads(resource.get_payload(decode=True)), query, data)
+            message: Any = email.message_from_bytes(head + body)
+            fields, data = (part.get_payload(decode=True) for part in message.get_payload())
+            return self._create(objects, json.loads(fields), query, data)
         assert kind == "resumable", kind
         if self.command == "POST":
             upload_id = str(len(uploads))
