@@ -7,25 +7,30 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := common beam_pipelines spark_jobs feature_repo tests benchmarks
 
-.PHONY: help run test test-fast test-faults conformance lint format lock bench clean
+.PHONY: help run test test-fast test-faults conformance conformance-spark lint format lock bench clean
 
 help:  ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY)  ## the main job on embedded services, from nothing: Kafka to served features
 	$(BIN)/python -m beam_pipelines run --runner=SparkRunner
 
 test: lint test-fast  ## all checks and tests; what CI runs
-	$(BIN)/python -m pytest -q -m "slow and not bench and not conformance and not matrix"
+	$(BIN)/python -m pytest -q -m "slow and not bench and not matrix"
 
 test-fast: $(READY)  ## the tests that start no service
-	$(BIN)/python -m pytest -q -m "not slow and not bench and not conformance"
+	$(BIN)/python -m pytest -q -m "not slow and not bench"
 
 test-faults: $(READY)  ## kills processes and compares what is left
 	$(BIN)/python -m pytest -q -m fault
 
-conformance: $(READY)  ## Beam's own suites on SparkRunner
-	$(BIN)/python -m pytest -q -m conformance
+conformance: $(READY)  ## Beam's own suites on SparkRunner in process, batch and streaming
+	$(BIN)/python -m tests.conformance --transport local --refresh
+	$(BIN)/python -m tests.conformance.capabilities
+
+conformance-spark: $(READY)  ## the same suites as Spark jobs
+	$(BIN)/python -m tests.conformance --transport spark --refresh
+	$(BIN)/python -m tests.conformance.capabilities
 
 lint: $(READY)  ## ruff, mypy --strict, and the import law
 	$(BIN)/ruff check .

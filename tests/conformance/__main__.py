@@ -1,6 +1,7 @@
 """Beam's own test suites on SparkRunner, counted and compared with what is expected.
 
-    python -m tests.conformance [--transport local|spark] [--mode batch|streaming] [--suite NAME ...] [--output json]
+    python -m tests.conformance [--transport local|spark] [--mode batch|streaming] [--suite NAME ...]
+        [--test PATTERN] [--output json]
 
 Prints a table and writes build/conformance.json. Exits 1 if a test fails that expected.toml does not list, or one that
 it lists does not fail.
@@ -27,7 +28,7 @@ TRANSPORTS, MODES = ("local", "spark"), ("batch", "streaming")
 SUITE_LIMIT_S = {"local": 900, "spark": 5400, "beam": 900}
 
 
-def run_suite(suite: Suite, transport: str, mode: str) -> list[Result]:
+def run_suite(suite: Suite, transport: str, mode: str, pattern: str) -> list[Result]:
     """One process of pytest; its log goes to build/conformance/."""
     where = f"{transport}/{mode}"
     logs = PROJECT / "build" / "conformance"
@@ -39,7 +40,7 @@ def run_suite(suite: Suite, transport: str, mode: str) -> list[Result]:
             *(sys.executable, "-m", "pytest", "-c", str(FOLDER / "beam.ini"), "--rootdir", str(PROJECT)),
             *("-p", "tests.conformance.plugin", f"--conformance-transport={transport}"),
             *(f"--conformance-mode={mode}", f"--conformance-report={report}"),
-            *(f"--conformance-suite={suite.name}", "--pyargs", *suite.arguments()),
+            *(f"--conformance-suite={suite.name}", f"--conformance-test={pattern}", "--pyargs", *suite.arguments()),
         ]
         with open(logs / f"{suite.name}-{transport}-{mode}.log", "wb") as log:
             try:
@@ -49,7 +50,7 @@ def run_suite(suite: Suite, transport: str, mode: str) -> list[Result]:
                 end = "" if code in (0, 1, 2, 5) else f"exit code {code}"
             except subprocess.TimeoutExpired:
                 end = f"the suite took longer than {SUITE_LIMIT_S[transport]} s"
-        found = outcome.read_report(report, suite.name, where, end)
+        found = outcome.read_report(report, suite.name, where, end, pattern)
     seconds = time.monotonic() - started
     print(f"{suite.name} {where}: {len(found)} tests in {seconds:.0f} s", file=sys.stderr, flush=True)
     return found
@@ -61,6 +62,7 @@ def main() -> int:
     parser.add_argument("--transport", choices=[*TRANSPORTS, "beam"], action="append", help="default: local")
     parser.add_argument("--mode", choices=MODES, action="append", help="default: both")
     parser.add_argument("--suite", choices=list(suites), action="append", help="default: all")
+    parser.add_argument("--test", default="*", metavar="PATTERN", help="only the tests whose name matches")
     parser.add_argument("--jobs", type=int, default=0, help="suites at once; default: one for each core, on Spark one")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     parser.add_argument("--refresh", action="store_true", help="keep the results in tests/conformance/results.json")
@@ -69,14 +71,14 @@ def main() -> int:
     wanted = [suites[name] for name in flags.suite or suites]
     jobs = flags.jobs or (1 if "spark" in transports else os.cpu_count() or 2)
     with ThreadPoolExecutor(jobs) as pool:
-        runs = [pool.submit(run_suite, s, t, m) for t, m, s in itertools.product(transports, modes, wanted)]
+        runs = [pool.submit(run_suite, s, t, m, flags.test) for t, m, s in itertools.product(transports, modes, wanted)]
         results = [result for run in runs for result in run.result()]
     full = PROJECT / "build" / "conformance.json"
     outcome.write_full(results, full)
     if flags.refresh:
-        outcome.refresh_committed(results)
+        outcome.refresh_committed(results, whole=flags.test == "*")
     print(full.read_text(encoding="utf-8") if flags.output == "json" else outcome.as_table(results))
-    found = outcome.surprises(results, load_known_failures())
+    found = outcome.surprises(results, load_known_failures(), whole=flags.test == "*")
     for line in found:
         print(line, file=sys.stderr)
     return 1 if found else 0

@@ -19,6 +19,7 @@ import types
 import unittest.mock
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.driver import EpochInfo
-from tests.conformance.suites import load_suites
+from tests.conformance.suites import Suite, load_suites
 
 # By class name: what `create_runner` makes of 'DirectRunner' and 'PrismRunner', and what tests build themselves.
 SWAPPED_RUNNERS = frozenset(
@@ -63,6 +64,7 @@ class Record:
 class Harness:
     transport: str
     mode: str
+    one_task: frozenset[str] = frozenset()  # tests that assume one bundle, see suites.toml
     current: Record = field(default_factory=lambda: Record("collection"))
 
 
@@ -86,7 +88,8 @@ class ConformanceRunner(SparkRunner):
         self._harness.current.ours += 1
         self._test = self._harness.current
         flags = options.view_as(SparkRunnerOptions)
-        flags.transport, flags.tasks = self._harness.transport, TASKS
+        flags.transport = self._harness.transport
+        flags.tasks = 1 if self._test.test in self._harness.one_task else TASKS
         result = super().run_pipeline(pipeline, options)
         if options.view_as(StandardOptions).streaming:
             limit_s = STREAM_ENDS_WITHIN_S[self._harness.transport]
@@ -193,12 +196,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--conformance-transport", choices=["local", "spark", "beam"], default="local")
     group.addoption("--conformance-mode", choices=["batch", "streaming"], default="batch")
     group.addoption("--conformance-report", required=True)
-    group.addoption("--conformance-suite", default="", help="the suite of suites.toml whose `skip` applies")
+    group.addoption("--conformance-suite", default="", help="the suite of suites.toml whose settings apply")
+    group.addoption("--conformance-test", default="*", help="run only the tests that match this pattern")
+
+
+def _suite(config: pytest.Config) -> Suite:
+    name = config.getoption("--conformance-suite")
+    return load_suites()[name] if name else Suite("", ())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    name = config.getoption("--conformance-suite")
-    reasons = load_suites()[name].skip if name else {}
+    pattern, reasons = config.getoption("--conformance-test"), _suite(config).skip
+    items[:] = [item for item in items if fnmatchcase(test_id(item), pattern)]
     for item in items:
         if reason := reasons.get(test_id(item)):
             item.add_marker(pytest.mark.skip(reason=f"ours: {reason}"))
@@ -210,6 +219,10 @@ def pytest_configure(config: pytest.Config) -> None:
     vars(stand_in).update(vars(unittest.mock), version_info=(5, 2, 0))  # `parameterized` looks at the version
     sys.modules.setdefault("mock", stand_in)
     config.addinivalue_line("markers", "it_validatesrunner: Beam's marker of the tests that every runner has to pass")
-    harness = Harness(config.getoption("--conformance-transport"), config.getoption("--conformance-mode"))
+    harness = Harness(
+        config.getoption("--conformance-transport"),
+        config.getoption("--conformance-mode"),
+        frozenset(_suite(config).one_task),
+    )
     patch_pipelines(harness)
     config.pluginmanager.register(Reporter(harness, Path(config.getoption("--conformance-report"))))

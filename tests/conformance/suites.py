@@ -14,12 +14,13 @@ FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Suite:
-    """One process of pytest. `modules` and `skip` are relative to apache_beam; see suites.toml."""
+    """One process of pytest. Names are relative to apache_beam; see suites.toml."""
 
     name: str
     modules: tuple[str, ...]
     classes: tuple[str, ...] = ()
     skip: dict[str, str] = field(default_factory=dict)
+    one_task: dict[str, str] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """What pytest is to collect."""
@@ -36,6 +37,7 @@ def load_suites() -> dict[str, Suite]:
             _modules(table["modules"], table.get("without", {})),
             tuple(table.get("classes", ())),
             table.get("skip", {}),
+            table.get("one_task", {}),
         )
         for name, table in tables.items()
     }

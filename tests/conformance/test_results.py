@@ -1,0 +1,117 @@
+"""Counting and comparing: what the conformance figures rest on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance import capabilities
+from tests.conformance.results import Result, count, read_committed, read_report, refresh_committed, surprises
+from tests.conformance.suites import KnownFailures, load_known_failures, load_suites
+
+KNOWN = [KnownFailures("a reason", ("local/*",), ("m::T::test_known",))]
+
+
+def record(test: str, outcome: str, **more: Any) -> str:
+    fields = {"test": test, "outcome": outcome, "message": "", "seconds": 1.0, "ours": 1, "others": 0, "built": 1}
+    return json.dumps({**fields, "validates_runner": False, **more})
+
+
+def outcomes(tmp_path: Path, *lines: str, end: str = "") -> dict[str, str]:
+    report = tmp_path / "report.jsonl"
+    report.write_text("\n".join(lines))
+    return {r.test: r.outcome for r in read_report(report, "suite", "local/batch", end)}
+
+
+def test_a_test_that_ran_nothing_on_the_runner_proves_nothing(tmp_path: Path) -> None:
+    assert outcomes(tmp_path, record("a", "passed"), record("b", "passed", ours=0)) == {"a": "passed", "b": "untouched"}
+
+
+def test_a_pipeline_that_was_built_for_the_runner_and_never_ran_counts_as_failed(tmp_path: Path) -> None:
+    lines = [record("a", "failed", ours=0, built=1), record("b", "failed", ours=0, built=0)]
+    assert outcomes(tmp_path, *lines) == {"a": "failed", "b": "untouched"}
+
+
+def test_the_last_line_of_a_test_counts_and_a_crash_is_a_failure(tmp_path: Path) -> None:
+    lines = [record("a", "unfinished"), record("a", "passed"), record("b", "unfinished", ours=0)]
+    found = outcomes(tmp_path, *lines, end="exit code -9")
+    assert found == {"a": "passed", "b": "failed", "suite::process": "failed"}
+
+
+def test_a_suite_without_tests_is_a_failure(tmp_path: Path) -> None:
+    assert list(outcomes(tmp_path).values()) == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("test", "outcome", "surprise"),
+    [
+        ("m::T::test_known", "failed", False),
+        ("m::T::test_known", "passed", True),
+        ("m::T::test_known", "skipped", True),
+        ("m::T::test_other", "failed", True),
+        ("n::T::test_other", "passed", False),
+        ("m::T::test_other", "passed", True),  # the listed test is not there any more
+    ],
+)
+def test_surprises_are_strict_in_both_directions(test: str, outcome: str, surprise: bool) -> None:
+    assert bool(surprises([Result(test, "s", "local/batch", outcome)], KNOWN)) is surprise
+
+
+def test_known_failures_hold_only_where_they_are_listed() -> None:
+    assert surprises([Result("m::T::test_known", "s", "spark/batch", "failed")], KNOWN)
+
+
+def test_beams_marker_is_counted_across_suites() -> None:
+    results = [Result(f"m::T::{s}", s, "local/batch", "passed", validates_runner=True) for s in ("a", "b")]
+    assert count(results)["local/batch", "it_validatesrunner"]["passed"] == 2
+
+
+def test_refreshing_one_place_keeps_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    refresh_committed([Result("t", "s", "local/batch", "passed"), Result("old", "s", "local/batch", "passed")], path)
+    refresh_committed([Result("t", "s", "spark/batch", "failed")], path)
+    refresh_committed([Result("t", "s", "local/batch", "skipped")], path)
+    assert read_committed(path) == {"s": {"t": {"local/batch": "skipped", "spark/batch": "failed"}}}
+
+
+def test_the_suites_and_expectations_name_what_is_installed() -> None:
+    modules = [module for suite in load_suites().values() for module in suite.modules]
+    assert len(modules) == len(set(modules)), "a module in two suites would be counted twice"
+    listed = [(test, where) for known in load_known_failures() for test in known.tests for where in known.where]
+    assert len(listed) == len(set(listed))
+    assert {test.partition("::")[0] for test, _ in listed} <= set(modules)
+
+
+def test_the_committed_results_hold_no_surprise() -> None:
+    results = [
+        Result(test, suite, where, outcome)
+        for suite, tests in read_committed().items()
+        for test, places in tests.items()
+        for where, outcome in places.items()
+    ]
+    assert results
+    assert surprises(results, load_known_failures()) == []
+
+
+def test_nothing_that_beams_own_spark_runner_skips_is_a_known_failure() -> None:
+    skipped = capabilities.skipped_by_beams_runner("spark")
+    listed = {test for known in load_known_failures() for test in known.tests if "::FnApiRunnerTest::" in test}
+    assert not {test.rpartition("::")[2] for test in listed} & skipped
+
+
+def test_the_capability_table_is_what_the_results_make() -> None:
+    rows, committed = capabilities.load_rows(), read_committed()
+    assert capabilities.idle_patterns(rows, committed) == []
+    assert capabilities.DOCUMENT.read_text(encoding="utf-8") == capabilities.render(rows, committed)
+
+
+def test_a_row_without_a_passing_test_is_a_gap() -> None:
+    row = capabilities.Row("What?", "Thing", {"spark": "Yes", "flink": ""}, ("m::*",), (), "")
+    failing = {"s": {"m::T::test": {"local/batch": "failed"}}}
+    assert "**gap**" in capabilities.render([row], failing)
+    passing = {"s": {"m::T::test": {"local/batch": "passed"}}}
+    assert "**gap**" not in capabilities.render([row], passing).partition("## Gaps")[2]
+    assert "| Thing | 1/1 |" in capabilities.render([row], passing)
