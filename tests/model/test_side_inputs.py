@@ -15,7 +15,7 @@ from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.progress import last_manifest
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage
+from tests.model.stream import Stage, on_spark
 
 unbounded = pytest.mark.xfail(
     strict=True,
@@ -58,6 +58,7 @@ def test_a_bounded_side_input_may_be_computed(stage: Stage) -> None:
     assert stage.values() == [("a", 6), ("a", 12), ("b", 18)]
 
 
+@on_spark
 def test_an_element_sees_its_own_window_of_the_side_input(stage: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
         side = p | "side" >> timed([(2, 20), (3, 30), (12, 120), (25, 250)])
@@ -121,6 +122,7 @@ WAITING = [
 ]
 
 
+@on_spark
 @unbounded
 def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None:
     stage.play(lambda p: stage.collect(fixed_side(p, SIDE, WAITING)))
