@@ -16,7 +16,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 from spark_jobs.beam_runner.beam_internals import PipelineContext
 from spark_jobs.beam_runner.bundle import BundleResult, ProcessorPool, StageProcessor
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, now_us
 from spark_jobs.beam_runner.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
 from spark_jobs.beam_runner.grouping import PaneDriver
 from spark_jobs.beam_runner.keyed_stage import load_groups, run_grouping, run_stateful
@@ -396,7 +396,9 @@ class _LevelRun:
         hold_us = MAX_US
         for rest in result.deferred:
             watermark = rest.watermark_us if rest.watermark_us is not None else self._least_output(stage)
-            due_us = self.order.now_us + rest.delay_us if rest.delay_us else 0
+            # From when it asked: the bundle may have taken longer than the delay.
+            asked_us = self.order.now_us if self.plan.script is not None else now_us()
+            due_us = asked_us + rest.delay_us if rest.delay_us else 0
             self.report.residuals.append(
                 Residual(rest.transform, rest.element, watermark, due_us, self.part, self.order.draining)
             )

@@ -105,8 +105,25 @@ def _refuse_unsupported(proto: Any) -> None:
             gaps.append(f"{script.unique_name}: a TestStream whose events come from a service")
     if len(scripts) > 1:
         gaps.append(f"{', '.join(sorted(s.unique_name for s in scripts))}: more than one TestStream")
+    gaps += [
+        f"{transform.unique_name}: state or timers in windows that merge"
+        for transform in proto.components.transforms.values()
+        if _keeps_state(transform) and any(_merges(proto.components, pcoll) for pcoll in transform.inputs.values())
+    ]
     if gaps:
         raise UnsupportedPipelineError(gaps)
+
+
+def _keeps_state(transform: Any) -> bool:
+    if transform.spec.urn != common_urns.primitives.PAR_DO.urn:
+        return False
+    payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
+    return bool(payload.state_specs or payload.timer_family_specs)
+
+
+def _merges(components: Any, pcoll: str) -> bool:
+    windowing = components.windowing_strategies[components.pcollections[pcoll].windowing_strategy_id]
+    return bool(windowing.merge_status == beam_runner_api_pb2.MergeStatus.NEEDS_MERGE)
 
 
 class _Translation:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from beam_pipelines.io.publish import Publish
 from common.publish import Epoch
-from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.progress import last_manifest
 
 RESTARTED_TASKS = (1, 3, 2)
@@ -25,6 +25,13 @@ _MOST_RUNS = 60
 
 Build = Callable[[beam.Pipeline], None]
 Window = tuple[float, float] | None
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def on_spark(test: Test) -> Test:
+    """The test runs a third time: as Spark jobs, with the restarts (marker `slow`)."""
+    test.on_spark = True  # type: ignore[attr-defined]
+    return test
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,11 @@ class Stage:
         """
         if not self.restarts:
             return self.run(build, 2, *flags)
+        # Building a pipeline is most of what a run of a few elements costs, so the restarts share one.
+        pipeline = self._pipeline(build, *flags)
         for run in range(_MOST_RUNS):
             tasks = RESTARTED_TASKS[run % len(RESTARTED_TASKS)]
-            result = self.run(build, tasks, *flags, stop_after_epoch=True)
+            result = self._run(pipeline, self._options(tasks, *flags), stop_after_epoch=True)
             if result.state == "DONE" or self._done():
                 return result
         raise AssertionError(f"the stream did not end within {_MOST_RUNS} restarts")
@@ -128,17 +137,19 @@ class Stage:
 
     def run(self, build: Build, tasks: int, *flags: str, stop_after_epoch: bool = False) -> Any:
         """One run, until the script ends or goes idle, or until the first epoch is committed."""
-        options = PipelineOptions(
-            [
-                "--streaming",
-                "--until_idle",
-                f"--transport={self.transport}",
-                f"--tasks={tasks}",
-                "--key_groups=8",
-                f"--checkpoint={self.root}/checkpoint",
-                *flags,
-            ]
-        )
+        options = self._options(tasks, *flags)
+        return self._run(self._pipeline(build, *flags), options, stop_after_epoch=stop_after_epoch)
+
+    def _options(self, tasks: int, *flags: str) -> PipelineOptions:
+        own = [f"--transport={self.transport}", f"--checkpoint={self.root}/checkpoint", "--key_groups=8"]
+        return PipelineOptions(["--streaming", "--until_idle", f"--tasks={tasks}", *own, *flags])
+
+    def _pipeline(self, build: Build, *flags: str) -> beam.Pipeline:
+        pipeline = beam.Pipeline(options=self._options(2, *flags))
+        build(pipeline)
+        return pipeline
+
+    def _run(self, pipeline: beam.Pipeline, options: PipelineOptions, *, stop_after_epoch: bool) -> Any:
         started = threading.Event()
         running: list[Any] = []
 
@@ -146,9 +157,8 @@ class Stage:
             assert started.wait(60)
             running[0].request_stop()
 
-        pipeline = beam.Pipeline(runner=SparkRunner(on_epoch=stop if stop_after_epoch else None), options=options)
-        build(pipeline)
-        running.append(pipeline.run())
+        runner = SparkRunner(on_epoch=stop if stop_after_epoch else None)
+        running.append(runner.run_pipeline(pipeline, options))
         started.set()
         running[0].wait_until_finish()
         self.result = running[0]
@@ -162,10 +172,9 @@ class Stage:
             if info.epoch + 1 >= after_epochs:
                 reached.set()
 
-        options = PipelineOptions(["--streaming", "--transport=local", f"--checkpoint={self.root}/checkpoint"])
-        pipeline = beam.Pipeline(runner=SparkRunner(on_epoch=count), options=options)
-        build(pipeline)
-        self.result = pipeline.run()
+        options = self._options(2)
+        options.view_as(SparkRunnerOptions).until_idle = False
+        self.result = SparkRunner(on_epoch=count).run_pipeline(self._pipeline(build), options)
         try:
             assert reached.wait(60)
             self.result.drain()

@@ -15,7 +15,7 @@ from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSp
 from apache_beam.transforms.window import FixedWindows, Sessions, SlidingWindows
 
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage
+from tests.model.stream import Stage, on_spark
 
 Pair = tuple[str, int]
 
@@ -90,6 +90,7 @@ def test_panes_into_state(stage: Stage) -> None:
     ]
 
 
+@on_spark
 def test_timers_into_panes_into_timers(stage: Stage) -> None:
     """Four keyed steps deep, all of a window settles in the epoch whose watermark closes it."""
 

@@ -11,7 +11,7 @@ from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWa
 from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage
+from tests.model.stream import Stage, on_spark
 
 FAST = [step(at(1, ("k", 1)), watermark=30), step(), step(), step()]
 SLOW = [
@@ -62,6 +62,7 @@ def test_a_stream_flattened_with_itself_has_everything_twice(stage: Stage) -> No
     assert stage.panes() == [(1, ("k", [1, 1, 2, 2]), (0, 10), "ON_TIME")]
 
 
+@on_spark
 def test_two_streams_are_joined_by_key_and_window(stage: Stage) -> None:
     clicks = [
         step(at(1, ("a", 1)), at(12, ("a", 2)), watermark=11),

@@ -14,9 +14,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import FixedWindows, IntervalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage
+from tests.model.stream import Stage, on_spark
 
 Pair = tuple[str, int]
 FOUR = [step(*[at(10 * e + n, ("k", 4 * e + n)) for n in range(4)], watermark=10 * e + 5) for e in range(4)]
@@ -87,6 +86,7 @@ class SumPerBundle(beam.DoFn):
             yield WindowedValue(("sum", total), window.max_timestamp(), [window])
 
 
+@on_spark
 def test_what_finish_bundle_emits_has_its_window(stage: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
         windowed = p | Script(FOUR) | beam.WindowInto(FixedWindows(10))
@@ -102,7 +102,7 @@ def test_what_finish_bundle_emits_has_its_window(stage: Stage) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, raises=UnsupportedPipelineError, reason="bundle finalisation is refused in streaming")
+@on_spark
 def test_bundles_are_finalised_after_the_commit_only(stage: Stage) -> None:
     """Programming guide 12.7: a callback may acknowledge to a queue, so what it stands for must be durable."""
     notes = stage.root / "finalised"

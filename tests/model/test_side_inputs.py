@@ -12,16 +12,9 @@ from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeate
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 
 from spark_jobs.beam_runner.checkpoint import Checkpoint
-from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.progress import last_manifest
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage
-
-unbounded = pytest.mark.xfail(
-    strict=True,
-    raises=UnsupportedPipelineError,
-    reason="side inputs of unbounded collections are refused in streaming",
-)
+from tests.model.stream import Stage, on_spark
 
 MAIN = [step(at(1, ("a", 1)), watermark=5), step(at(11, ("a", 2)), watermark=15), step(at(21, ("b", 3)))]
 
@@ -58,6 +51,7 @@ def test_a_bounded_side_input_may_be_computed(stage: Stage) -> None:
     assert stage.values() == [("a", 6), ("a", 12), ("b", 18)]
 
 
+@on_spark
 def test_an_element_sees_its_own_window_of_the_side_input(stage: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
         side = p | "side" >> timed([(2, 20), (3, 30), (12, 120), (25, 250)])
@@ -121,6 +115,7 @@ WAITING = [
 ]
 
 
+@on_spark
 def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None:
     stage.play(lambda p: stage.collect(fixed_side(p, SIDE, WAITING)))
     assert [(o.epoch, o.value, o.at, o.window) for o in stage.outs()] == [

@@ -23,7 +23,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage
+from tests.model.stream import Stage, on_spark
 
 Pair = tuple[str, int]
 
@@ -78,6 +78,7 @@ def counted(p: beam.Pipeline, dofn: beam.DoFn, *elements: Pair) -> Any:
     return p | beam.Create(list(elements)) | "count" >> beam.ParDo(dofn).with_output_types(Pair)
 
 
+@on_spark
 def test_a_source_goes_on_where_it_deferred(stage: Stage) -> None:
     stage.play(lambda p: stage.collect(counted(p, counter(per_epoch=2), ("a", 5), ("b", 3))))
     assert [(o.epoch, o.value, o.at) for o in stage.outs()] == [
@@ -96,12 +97,7 @@ def test_a_source_goes_on_where_it_deferred(stage: Stage) -> None:
     "busy_s",
     [
         0.0,
-        pytest.param(
-            0.3,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the delay is counted from the start of the epoch, not from when the DoFn asked"
-            ),
-        ),
+        0.3,
     ],
 )
 def test_a_source_is_left_alone_for_as_long_as_it_asks(whole: Stage, busy_s: float) -> None:
@@ -130,6 +126,7 @@ def test_a_source_is_left_alone_for_as_long_as_it_asks(whole: Stage, busy_s: flo
     assert all(call[0] - before[1] >= 0.3 - slack for before, call in pairwise(calls))
 
 
+@on_spark
 def test_initial_splits_are_read_once_each(stage: Stage) -> None:
     stage.play(lambda p: stage.collect(counted(p, counter(parts=4, per_epoch=2), ("a", 12))))
     assert sorted(stage.values()) == [("a", n) for n in range(12)]
@@ -148,8 +145,8 @@ def test_a_restriction_that_ends_no_longer_holds_the_watermark(stage: Stage) -> 
 
 
 def test_a_restriction_that_waits_holds_the_watermark(stage: Stage) -> None:
-    waits = [step(at(1, ("k", 1)), watermark=2, pause_s=0.5), step(at(4, ("k", 4)), watermark=20), step()]
-    goes_on = [step(at(3, ("k", 3)), watermark=30), *[step() for _ in range(5)]]
+    waits = [step(at(1, ("k", 1)), watermark=2), step(pause_s=1), step(at(4, ("k", 4)), watermark=20), step()]
+    goes_on = [step(at(3, ("k", 3))), step(watermark=30), *[step() for _ in range(5)]]
 
     def build(p: beam.Pipeline) -> None:
         stage.collect(p | Script(waits, goes_on) | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
@@ -197,6 +194,7 @@ def test_a_walltime_estimator_is_at_the_wall_clock(stage: Stage) -> None:
     assert stage.panes() == [(0, ("a", [0, 1]), (0, 3), "ON_TIME")]
 
 
+@on_spark
 def test_a_stream_may_bring_new_restrictions(stage: Stage) -> None:
     """An SDF that reads what a stream names: the restrictions that are left go on beside the new ones."""
     script = [step(at(10, ("a", 3)), watermark=8), step(at(20, ("b", 2)), watermark=15), step(), step()]
@@ -267,7 +265,6 @@ class Endless(beam.DoFn):
             time.sleep(0.01)
 
 
-@pytest.mark.xfail(strict=True, reason="the runner does not split a process call that never defers")
 def test_a_source_that_never_defers_is_split_by_the_runner(whole: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
         whole.collect(counted(p, Endless(), ("a", 2**40)))
@@ -311,7 +308,6 @@ def test_a_periodic_sequence_closes_windows_as_it_goes(stage: Stage) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="there is no `result.drain()` yet")
 class TestDrain:
     """Sources are truncated, the watermark goes to the end of time, windows close and timers fire."""
 

@@ -20,7 +20,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from spark_jobs.beam_runner.progress import last_manifest
 from tests.model.script import Script, Step, at, step
-from tests.model.stream import Build, Stage
+from tests.model.stream import Build, Stage, on_spark
 
 Pair = tuple[str, int]
 
@@ -67,6 +67,7 @@ def test_a_value_is_kept_per_key(stage: Stage) -> None:
     ]
 
 
+@on_spark
 def test_a_value_is_kept_per_window(stage: Stage) -> None:
     script = [
         step(at(1, ("a", 1)), at(11, ("a", 2)), watermark=5),
@@ -103,6 +104,7 @@ class Bag(beam.DoFn):
         bag.add(-pair[1])
 
 
+@on_spark
 def test_a_bag_keeps_equal_values_and_clears(stage: Stage) -> None:
     script = [
         step(at(1, ("a", 5)), at(1, ("b", 1))),
@@ -254,6 +256,7 @@ def test_steps_and_cells_do_not_share_state(stage: Stage) -> None:
     assert stage.values("second") == [("a", 20101), ("a", (201 + 502) * 100 + 2)]
 
 
+@on_spark
 def test_many_keys_in_many_groups(stage: Stage) -> None:
     keys = [f"key{i}" for i in range(100)]
     script = [step(*[at(1, (key, n + 1)) for key in keys]) for n in range(3)]
@@ -293,7 +296,6 @@ def test_the_state_of_expired_windows_is_gone_from_the_checkpoint(stage: Stage, 
     assert bool(kept) == (window is None)
 
 
-@pytest.mark.xfail(strict=True, reason="not refused: state is kept per session as assigned, never merged")
 def test_state_on_merging_windows_is_refused(whole: Stage) -> None:
     """The model has no way to merge user state. Java refuses it at construction, Python leaves it to runners."""
     with pytest.raises(Exception, match=r"(?i)merg"):

@@ -15,7 +15,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from tests.model.script import Script, Step, at, step
-from tests.model.stream import Build, Stage
+from tests.model.stream import Build, Stage, on_spark
 
 Pair = tuple[str, int]
 
@@ -150,6 +150,7 @@ class Loop(beam.DoFn):
         yield key, int(when) * 100 + count.read()
 
 
+@on_spark
 def test_a_timer_may_set_the_next(stage: Stage) -> None:
     script = [step(at(1, ("a", 10)), watermark=2), step(watermark=16), step(watermark=1000), step()]
     stage.play(timed(stage, script, Loop()))
@@ -231,6 +232,7 @@ class Tagged(beam.DoFn):
         yield f"{key} {tag}", int(when)
 
 
+@on_spark
 def test_dynamic_timers_are_apart_by_tag(stage: Stage) -> None:
     script = [
         step(at(1, ("a", 10)), at(1, ("a", 11)), at(1, ("b", 8)), at(1, ("b", 9)), watermark=2),
@@ -290,6 +292,7 @@ class Flush(beam.DoFn):
         buffer.clear()
 
 
+@on_spark
 def test_a_processing_time_timer_fires_while_the_stream_is_idle(stage: Stage) -> None:
     script = [step(at(1, ("a", 1)), watermark=2), step(at(2, ("a", 2)), pause_s=0.6), step(at(3, ("a", 4)))]
     stage.play(timed(stage, script, Flush(), stays=True))

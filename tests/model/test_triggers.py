@@ -26,7 +26,7 @@ from apache_beam.transforms.trigger import (
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions
 
 from tests.model.script import Script, Step, at, step
-from tests.model.stream import Build, Stage
+from tests.model.stream import Build, Stage, on_spark
 
 UNSAFE = "--allow_unsafe_triggers"  # triggers that finish may lose data; Beam wants to be told
 DISCARDING, ACCUMULATING = AccumulationMode.DISCARDING, AccumulationMode.ACCUMULATING
@@ -77,6 +77,7 @@ EARLY_AND_LATE = [
 ]
 
 
+@on_spark
 @pytest.mark.parametrize(
     ("mode", "values"),
     [(DISCARDING, [[1, 2], [3], [4]]), (ACCUMULATING, [[1, 2], [1, 2, 3], [1, 2, 3, 4]])],

@@ -20,7 +20,7 @@ from apache_beam.transforms.window import (
 )
 
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage, end_of
+from tests.model.stream import Stage, end_of, on_spark
 
 
 def test_fixed_windows_fire_once_when_the_watermark_passes_their_end(stage: Stage) -> None:
@@ -71,6 +71,7 @@ def test_an_element_is_in_each_sliding_window_that_covers_it(stage: Stage) -> No
     ]
 
 
+@on_spark
 def test_sessions_merge_across_epochs_and_not_across_keys(stage: Stage) -> None:
     script = [
         step(at(1, ("k", 1)), at(4, ("k", 2)), at(3, ("other", 9)), watermark=8),  # k: [1, 9), other: [3, 8)
