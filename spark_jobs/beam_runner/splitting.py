@@ -14,10 +14,11 @@ from spark_jobs.beam_runner.exchange import Row
 from spark_jobs.beam_runner.operations import InputOperation
 
 _LOOK_EVERY_S = 0.05
+_REST_AFTER_S = 5.0  # without a bundle to look after, the thread ends
 
 
 class Splitter:
-    """While entered: a thread that splits the element under way as soon as it has had its share of `seconds`.
+    """While entered: the element under way is split as soon as it has had its share of `seconds`.
 
     What is left of a restriction is in `residuals`, as (operation, residual). A DoFn whose tracker does not split, or
     that blocks between two claims, cannot be cut: its bundle takes as long as it takes.
@@ -26,26 +27,59 @@ class Splitter:
     def __init__(self, operation: InputOperation, elements: int, seconds: float) -> None:
         self.residuals: list[tuple[Any, Any]] = []
         self._operation, self._share_s = operation, seconds / max(1, elements)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="split", daemon=True)
 
     def __enter__(self) -> Splitter:
         self._operation.began = time.monotonic()
-        self._thread.start()
+        _lookout.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._ended.set()
-        self._thread.join()
+        _lookout.remove(self)
         self._operation.began = None
 
+    def look(self) -> None:
+        """Splits if it is time to."""
+        began = self._operation.began
+        if began is not None and time.monotonic() - began >= self._share_s:
+            split = self._operation.receivers[0].try_split(0.0)
+            if split is not None:
+                self.residuals += split[1]
+
+
+class _Lookout:
+    """One thread of the process that looks after all splitters; a thread for each would cost more than most bundles."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._splitters: list[Splitter] = []
+        self._thread: threading.Thread | None = None
+
+    def add(self, splitter: Splitter) -> None:
+        with self._lock:
+            self._splitters.append(splitter)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="split", daemon=True)
+                self._thread.start()
+
+    def remove(self, splitter: Splitter) -> None:
+        with self._lock:  # no split of it is under way
+            self._splitters.remove(splitter)
+
     def _run(self) -> None:
-        while not self._ended.wait(min(self._share_s, _LOOK_EVERY_S)):
-            began = self._operation.began
-            if began is not None and time.monotonic() - began >= self._share_s:
-                split = self._operation.receivers[0].try_split(0.0)
-                if split is not None:
-                    self.residuals += split[1]
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(_LOOK_EVERY_S)
+            with self._lock:
+                if self._splitters:
+                    idle_since = time.monotonic()
+                for splitter in self._splitters:
+                    splitter.look()
+                if time.monotonic() - idle_since > _REST_AFTER_S:
+                    self._thread = None
+                    return
+
+
+_lookout = _Lookout()
 
 
 TRUNCATED = b"truncated"  # key of a row whose restriction was truncated in an earlier epoch
