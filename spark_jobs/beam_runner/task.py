@@ -136,7 +136,7 @@ class Worker:
         bundles, self._unfinalized = self._unfinalized, []
         for bundle in bundles:
             order = bundle.order
-            is_ours = str(order.checkpoint.root) == str(checkpoint.root)
+            is_ours = order.checkpoint.url == checkpoint.url
             if is_ours and order.epoch > epoch:
                 self._unfinalized.append(bundle)
                 continue
