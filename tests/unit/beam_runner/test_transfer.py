@@ -127,6 +127,28 @@ def test_a_copy_of_a_running_job_is_whole(tmp_path: Path, monkeypatch: pytest.Mo
     assert newest_total(Lake(str(tmp_path / "unused"))) == sum(expected(0, 600))
 
 
+def test_what_was_copied_of_an_epoch_that_was_given_up_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = Checkpoint(tmp_path / "source"), Checkpoint(tmp_path / "target")
+    source.prepare()
+    old, lost, new = (source.write(SIDE, epoch, "rows", b"%d" % epoch) for epoch in (0, 0, 1))
+    source.commit_manifest(0, Manifest(epoch=0, side_files={"side": (old, lost)}).to_json())
+    read = Checkpoint.read
+
+    def read_while_the_job_goes_on(self: Checkpoint, folder: str, name: str) -> bytes:
+        if name == lost:
+            while old not in files(target):
+                threading.Event().wait(0.01)
+            source.store.delete([f"{SIDE}/{old}", f"{SIDE}/{lost}"])
+            source.commit_manifest(1, Manifest(epoch=1, side_files={"side": (new,)}).to_json())
+        return read(self, folder, name)
+
+    monkeypatch.setattr(Checkpoint, "read", read_while_the_job_goes_on)
+    assert copy(source, target, Purpose.BACKUP).epoch == 1
+    assert files(target) == {new}
+
+
 def test_a_place_that_is_taken_is_refused(tmp_path: Path) -> None:
     source = Checkpoint(tmp_path / "checkpoint")
     table_job.run(source.url, Lake(str(tmp_path / "lake")), 10, 10)
@@ -255,6 +277,19 @@ def test_damage_is_found_refused_and_there_is_a_way_back(
     table_job.run(checkpoint.url, lake, 400, 50)
     assert set(values(lake)) == set(expected(0, 400))
     assert newest_total(lake) == sum(expected(0, 400))
+
+
+def test_a_side_input_with_other_bytes_is_refused(tmp_path: Path) -> None:
+    """Its bytes would still decode, to other elements."""
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.prepare()
+    name = checkpoint.write(SIDE, 0, "rows", b"elements")
+    checkpoint.commit_manifest(0, Manifest(epoch=0, side_files={"side": (name,)}).to_json())
+    assert verify(checkpoint).is_whole
+    flip(tmp_path / SIDE / name)
+    assert name in verify(checkpoint).epochs[0].problems[0]
+    with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+        checkpoint.read(SIDE, name)
 
 
 def test_a_manifest_of_a_newer_format_is_refused(tmp_path: Path) -> None:
