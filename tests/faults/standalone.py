@@ -42,11 +42,13 @@ class Standalone:
     def start(self) -> None:
         (self.folder / "hide").mkdir(parents=True)
         (self.folder / "hide/sitecustomize.py").write_text(HIDE_PROJECT)
-        self._spawn("master.Master", "master", "--port", "0")
+        self._spawn("master.Master", "master", "--host", "127.0.0.1", "--port", "0")
         self.master = self._wait("master", r"Starting Spark master at (spark://\S+)")
         names = [f"worker-{number}" for number in range(WORKERS)]
-        for name in names:
-            self._spawn("worker.Worker", name, *_OFFER, "--work-dir", str(self.folder / name), self.master)
+        for number, name in enumerate(names):
+            # Two machines for Spark, which reads a dead executor's files, and starts no second attempt, on one host.
+            where = ("--host", f"127.0.0.{1 + number}", "--work-dir", str(self.folder / name))
+            self._spawn("worker.Worker", name, *_OFFER, *where, self.master)
         for name in names:
             self._wait(name, "registered with master (\\S+)")
 
@@ -64,7 +66,7 @@ class Standalone:
         return "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.rglob("*.log")))
 
     def _spawn(self, class_name: str, name: str, *arguments: str) -> None:
-        command = [str(SPARK_CLASS), f"org.apache.spark.deploy.{class_name}", "--host", "127.0.0.1"]
+        command = [str(SPARK_CLASS), f"org.apache.spark.deploy.{class_name}"]
         with open(self.folder / f"{name}.log", "ab") as out:
             process = psutil.Popen(
                 [*command, "--webui-port", "0", *arguments],

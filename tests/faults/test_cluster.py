@@ -167,6 +167,7 @@ def test_results_that_are_computed_again_are_not_mixed_with_the_old_ones(
     """With Spark's default of four stage attempts: what two tasks have read is computed again for the other two."""
     plan = [Kill(LATE_TASK, JVM, 2)]
     flags = [*flags_for(cluster, tmp_path, tasks=4), "--spark_conf=spark.stage.maxConsecutiveAttempts=4"]
+    flags.append("--spark_conf=spark.shuffle.io.maxRetries=1")  # each waits 5 s for the dead executor
     outcome = run_killed(tmp_path, plan, 7 * SLICE, SLICE, *flags)
     assert (outcome.kills, outcome.runs, outcome.differences) == (plan, 1, 0), log(tmp_path)
     assert "were lost and computed again" in log(tmp_path)

@@ -41,7 +41,11 @@ def kill_after_epoch(job: subprocess.Popen[bytes], root: Path, epoch: int, delay
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("transport", "per_source", "slice_size"), [("local", 9000, 150), ("spark", 9000, 600)], ids=["local", "spark"]
+    ("transport", "per_source", "slice_size"),
+    [
+        pytest.param("local", 9000, 150, id="local"),
+        pytest.param("spark", 9000, 600, id="spark", marks=pytest.mark.matrix),
+    ],
 )
 def test_three_kills_leave_exact_results(
     tmp_path: Path, note: Note, transport: str, per_source: int, slice_size: int
