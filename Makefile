@@ -16,7 +16,7 @@ run: $(READY)  ## the main job on embedded services, from nothing: Kafka to serv
 	$(BIN)/python -m beam_pipelines run --runner=SparkRunner
 
 test: lint test-fast  ## all checks and tests; what CI runs
-	$(BIN)/python -m pytest -q -m "slow and not bench"
+	$(BIN)/python -m pytest -q -m "slow and not bench and not matrix"
 
 test-fast: $(READY)  ## the tests that start no service
 	$(BIN)/python -m pytest -q -m "not slow and not bench"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
+from spark_jobs.beam_runner.checkpoint_store import open_store
 
 FILE = "job.json"
 
@@ -29,19 +28,20 @@ class JobIdentity:
     buckets: int
 
 
-def claim_checkpoint(root: Path, job: JobIdentity) -> None:
+def claim_checkpoint(root: str | Path, job: JobIdentity) -> None:
     """Notes the job in a new checkpoint; raises ConfigError `other_job` if it is another's."""
-    path = root / FILE
-    root.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{FILE}.{uuid.uuid4().hex}.tmp")
-    draft.write_text(json.dumps(asdict(job)) + "\n")
+    store = open_store(root)
+    store.prepare([""])
+    if not store.put_if_absent(FILE, (json.dumps(asdict(job)) + "\n").encode()):
+        require_same_job(root, job)
+
+
+def require_same_job(root: str | Path, job: JobIdentity) -> None:
+    """Raises ConfigError `other_job` if the checkpoint is another job's; one that is nobody's is no error."""
     try:
-        os.link(draft, path)  # whole or not at all, and only if absent
+        known = json.loads(open_store(root).read(FILE))
+    except FileNotFoundError:
         return
-    except FileExistsError:
-        known = json.loads(path.read_text())
-    finally:
-        draft.unlink()
     changed = [
         f"{name} was {known.get(name)!r}, is {ours!r}" for name, ours in asdict(job).items() if known.get(name) != ours
     ]

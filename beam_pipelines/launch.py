@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import apache_beam as beam
 import polars as pl
@@ -24,6 +24,9 @@ from common.config import Settings
 from common.domain import Domain
 from common.lake import Lake, current_panes, scan
 from common.schema_registry import Registry
+
+if TYPE_CHECKING:
+    from spark_jobs.beam_runner.plan import Plan
 
 HEARTBEAT_MS = 10_000
 Progress = Callable[[str, Mapping[str, int], float], None]  # what, counters so far, seconds since the start
@@ -105,7 +108,7 @@ class Job:
         request = self._request
         run_id = uuid.uuid4().hex[:12]
         if request.streaming:
-            claim_checkpoint(Path(request.checkpoint), request.identity)
+            claim_checkpoint(request.checkpoint, request.identity)
         before = _consumed_before(request)
         runner, options = make_runner(
             RunnerPlan(
@@ -161,6 +164,21 @@ class Job:
         self._counters = info.counters
         self._epoch_seconds.append(info.seconds)
         self._on_progress(f"epoch {info.epoch}", info.counters, time.monotonic() - self._started)
+
+
+def plan_job(request: JobRequest) -> Plan:
+    """The job as SparkRunner would run it. Asks no service, starts nothing."""
+    runner, options = make_runner(
+        RunnerPlan(
+            name=RunnerName.SPARK,
+            streaming=request.streaming,
+            checkpoint=request.checkpoint,
+            beam_options=request.beam_options,
+        )
+    )
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline, job_config(request, run_id="plan"))
+    return cast("Plan", runner.plan(pipeline))
 
 
 def job_config(request: JobRequest, run_id: str) -> JobConfig:

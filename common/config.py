@@ -121,13 +121,14 @@ def _check(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     for name, least in (("buckets", 1), ("parallelism", 0)):
         if values.get(name, least) < least:
             refuse(name, f"must be {least} or more", f"--{name} {max(least, 2)}")
-    if "://" in values.get("checkpoint", ""):
-        refuse("checkpoint", "must be a folder on a local or shared file system", "--checkpoint /mnt/checkpoints/job")
+    if "://" in (checkpoint := values.get("checkpoint", "")) and not checkpoint.startswith("gs://"):
+        refuse("checkpoint", "must be a folder on a local or shared file system, or gs://bucket/path", _CHECKPOINT_HINT)
     for name in ("registry_url", "redis_url"):
         if urlsplit(values.get(name, "")).password is not None:
             refuse(name, "must not hold a password: settings are shown and shipped to workers", _PASSWORD_HINT[name])
 
 
+_CHECKPOINT_HINT = "--checkpoint /mnt/checkpoints/job"
 _PASSWORD_HINT = {
     "registry_url": "registries with passwords are not supported yet",
     "redis_url": "export PIPELINES_REDIS_PASSWORD=...",

@@ -1,4 +1,4 @@
-"""Spark sessions as the project uses them: on loopback, quiet, with Python workers that start warm."""
+"""Spark sessions as the project uses them: quiet, with Python workers that start warm."""
 
 from __future__ import annotations
 
@@ -12,47 +12,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.services.jre import java_home
+from spark_jobs.shipping import DAEMON, PROJECT_ROOT, is_local, ship_own_packages
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LOG_CONFIG = Path(__file__).resolve().parent / "log4j2.properties"
+_LOOPBACK = frozenset(["localhost", "[::1]"])
 
 
 def spark_session(
     *, master: str | None = None, cores: int | None = None, conf: dict[str, str] | None = None, name: str = "beam"
 ) -> SparkSession:
-    """The active session, or a new one: `local[cores]` without a master. `conf` adds to or replaces the defaults."""
+    """The active session, or a new one: `local[cores]` without a master. `conf` adds to or replaces the defaults.
+
+    On a cluster the workers get the project's own packages, and need Python with Beam and PySpark at the driver's path:
+    else set `spark.pyspark.python` (or $PYSPARK_PYTHON). A driver binds to loopback for masters on loopback only; its
+    address in front of a real cluster is Spark's choice, or `spark.driver.host`.
+    """
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
+    master, conf = master or f"local[{cores or os.cpu_count() or 2}]", conf or {}
     os.environ["JAVA_HOME"] = str(java_home())
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(p for p in paths if p))
     settings = {
         "spark.driver.memory": "1g",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        # A lost shuffle output fails the epoch instead of being recomputed: see SparkTransport.
+        # Lost results of a level are not worth computing again: the epoch is (see docs/adr/0006).
         "spark.stage.maxConsecutiveAttempts": "1",
-        "spark.speculation": "false",
-        "spark.python.daemon.module": "spark_jobs.python_daemon",
-        "spark.shuffle.compress": "false",  # parcels hold Arrow buffers: on one machine LZ4 costs more than it saves
+        "spark.python.daemon.module": "spark_jobs.python_daemon" if is_local(master) else DAEMON.stem,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_CONFIG}",
-        **(conf or {}),
     }
-    builder = SparkSession.builder.appName(name).master(master or f"local[{cores or os.cpu_count() or 2}]")
-    for key, value in settings.items():
+    if is_on_loopback(master):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        settings |= {
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": "127.0.0.1",
+            "spark.shuffle.compress": "false",  # parcels hold Arrow buffers: here LZ4 costs more than it saves
+        }
+    builder = SparkSession.builder.appName(name).master(master)
+    for key, value in {**settings, **conf}.items():
         builder = builder.config(key, value)
     with _sigint_kept():
-        return builder.getOrCreate()
+        session = builder.getOrCreate()
+    if not is_local(master):
+        ship_own_packages(session.sparkContext)
+    return session
+
+
+def is_on_loopback(master: str) -> bool:
+    """Whether all that a Spark master URL names is on this machine's loopback interface."""
+    if not master.startswith("spark://"):
+        return master.startswith("local")  # in this process, or in a local cluster
+    hosts = [address.rpartition(":")[0] for address in master.removeprefix("spark://").split(",")]
+    return all(host in _LOOPBACK or host.startswith("127.") for host in hosts)
 
 
 @contextmanager

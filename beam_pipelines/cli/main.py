@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from beam_pipelines.cli import config, doctor, logs, produce, run, services, status
+from beam_pipelines.cli import config, doctor, logs, plan, produce, run, services, status
 from beam_pipelines.cli.output import emit_json, say
 from common.errors import ConfigError, PipelineError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 # What follows `--` is for the Beam runner.
 app.command("run", context_settings={"allow_extra_args": True})(run.run)
+app.command("plan")(plan.plan)
 app.command("produce")(produce.produce)
 app.add_typer(services.app, name="services")
 app.command("doctor")(doctor.doctor)

@@ -11,11 +11,12 @@ from typing import Any
 
 from apache_beam import coders
 from apache_beam.coders.coders import GlobalWindowCoder, WindowedValueCoder
+from apache_beam.internal import pickler
 from apache_beam.metrics import monitoring_infos
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, TypeOptions
-from apache_beam.pipeline import Pipeline
+from apache_beam.pipeline import Pipeline, PipelineVisitor
 from apache_beam.portability import common_urns
-from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2, metrics_pb2
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 from apache_beam.runners import common as runners_common
 from apache_beam.runners.pipeline_context import PipelineContext
 from apache_beam.runners.pipeline_utils import (
@@ -25,7 +26,6 @@ from apache_beam.runners.pipeline_utils import (
     validate_pipeline_graph,
 )
 from apache_beam.runners.portability.fn_api_runner import translations
-from apache_beam.runners.portability.fn_api_runner.execution import WindowGroupingBuffer
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult as FnApiRunnerResult
 from apache_beam.runners.portability.fn_api_runner.translations import Stage, TransformContext
@@ -33,6 +33,7 @@ from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.runners.worker import bundle_processor, operations
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler, _Future
+from apache_beam.transforms.core import CombineFn, DoFn
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils import proto_utils
 
@@ -53,15 +54,15 @@ __all__ = [
     "Stage",
     "StateContext",
     "TransformContext",
-    "WindowGroupingBuffer",
     "bundle_processor",
     "common_urns",
     "completed_future",
-    "consolidate_metrics",
+    "has_teardown",
     "monitoring_infos",
     "prepare_proto",
     "proto_utils",
     "register_operation",
+    "restriction_provider",
     "timer_domains",
     "translations",
     "use_state_context",
@@ -76,6 +77,9 @@ Operation = operations.Operation
 
 CAPABILITIES = frozenset([common_urns.runner_protocols.MULTIMAP_KEYS_VALUES_SIDE_INPUT.urn])
 
+# The second: a processor serves many bundles, and side inputs in the global window change between them.
+EXPERIMENTS = ("beam_fn_api", "disable_global_windowed_args_caching")
+
 ENCODED_IMPULSE: bytes = (
     WindowedValueCoder(coders.BytesCoder(), GlobalWindowCoder())
     .get_impl()
@@ -89,10 +93,7 @@ def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:
     Raises what Beam's own in-memory runner raises for an invalid graph or undeclared requirements.
     """
     debug = options.view_as(DebugOptions)
-    experiments = debug.experiments or []
-    if "beam_fn_api" not in experiments:
-        experiments.append("beam_fn_api")
-    debug.experiments = experiments
+    debug.experiments = list(dict.fromkeys([*(debug.experiments or []), *EXPERIMENTS]))
     deterministic_keys = not options.view_as(TypeOptions).allow_non_deterministic_key_coders
     pipeline.visit(group_by_key_input_visitor(deterministic_keys))
     host = FnApiRunner()
@@ -103,6 +104,22 @@ def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:
     if unmet:
         raise ValueError(f"SparkRunner does not meet the pipeline's requirements: {', '.join(unmet)}")
     return merge_common_environments(host.resolve_any_environments(merge_superset_dep_environments(proto)))
+
+
+def has_teardown(pipeline: Pipeline) -> bool:
+    """Whether any DoFn or CombineFn of the pipeline defines `teardown`."""
+    fns: list[Any] = []
+
+    class Visitor(PipelineVisitor):
+        def visit_transform(self, transform_node: Any) -> None:
+            fns.append(getattr(transform_node.transform, "fn", None))
+
+        enter_composite_transform = visit_transform
+
+    pipeline.visit(Visitor())
+    return any(
+        isinstance(fn, base) and type(fn).teardown is not base.teardown for fn in fns for base in (DoFn, CombineFn)
+    )
 
 
 def register_operation(urn: str, build: Any) -> None:
@@ -145,27 +162,11 @@ def timer_domains(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> dict[t
     return domains
 
 
-def consolidate_metrics(infos: list[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2.MonitoringInfo]:
-    """Adds up monitoring infos that mean the same metric: sums, distributions, latest gauges, unions of sets.
-
-    Beam's own `consolidate` knows sums and distributions only.
-    """
-    merged: list[metrics_pb2.MonitoringInfo] = []
-    sets: dict[Any, list[metrics_pb2.MonitoringInfo]] = {}
-    gauges: dict[Any, list[metrics_pb2.MonitoringInfo]] = {}
-    for info in monitoring_infos.consolidate(infos):
-        if info.type == monitoring_infos.STRING_SET_TYPE:
-            sets.setdefault(monitoring_infos.to_key(info), []).append(info)
-        elif info.type == monitoring_infos.LATEST_INT64_TYPE:
-            gauges.setdefault(monitoring_infos.to_key(info), []).append(info)
-        else:
-            merged.append(info)
-    coder = coders.IterableCoder(coders.StrUtf8Coder())
-    for same in sets.values():
-        values: set[str] = set()
-        for info in same:
-            values |= set(monitoring_infos.extract_string_set_value(info))
-        same[0].payload = coder.encode(sorted(values))
-        merged.append(same[0])
-    merged.extend(max(same, key=lambda info: monitoring_infos.extract_gauge_value(info)[0]) for same in gauges.values())
-    return merged
+def restriction_provider(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> Any:
+    """The RestrictionProvider of the stage's splittable DoFn, with Beam's defaults for what it does not define."""
+    for transform in descriptor.transforms.values():
+        if transform.spec.urn == common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn:
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(transform.spec.payload)
+            dofn = pickler.loads(payload.do_fn.payload)[0]
+            return runners_common.DoFnSignature(dofn).get_restriction_provider()
+    raise ValueError("the stage has no splittable DoFn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.clock import MIN_US
 from spark_jobs.beam_runner.operations import InputOperation, OutputOperation
 from spark_jobs.beam_runner.plan import StagePlan
+from spark_jobs.beam_runner.splitting import Splitter
 from spark_jobs.beam_runner.user_state import StateHandler
 
 
@@ -30,6 +32,7 @@ class Deferred:
 class BundleResult:
     deferred: list[Deferred]
     metrics: list[bytes]  # encoded MonitoringInfo
+    wants_finalization: bool  # `finalize` is to be called once the epoch is committed
 
 
 class StageProcessor:
@@ -48,7 +51,7 @@ class StageProcessor:
         self.timer_domains = beam_parts.timer_domains(descriptor)
         self._bundles = 0
 
-    def run(self, feed: Callable[[], None]) -> BundleResult:
+    def run(self, feed: Callable[[], None], splitter: Splitter | None = None) -> BundleResult:
         """Starts the operations, calls `feed` to push elements and timers, and finishes the bundle."""
         processor = self.processor
         if self._bundles:
@@ -64,17 +67,22 @@ class StageProcessor:
             for (transform, family), timer in processor.timers_info.items():
                 timer.output_stream = beam_parts.ClosableOutputStream()
                 processor.ops[transform].add_timer_info(family, timer)
-            feed()
+            with splitter or contextlib.nullcontext():
+                feed()
             for operation in processor.ops.values():
                 operation.finish()
-            deferred = [self._deferred(op, rest) for op, rest in context.delayed_applications]
+            left = [*(splitter.residuals if splitter is not None else ()), *context.delayed_applications]
+            deferred = [self._deferred(op, rest) for op, rest in left]
             metrics = [info.SerializeToString() for info in processor.monitoring_infos()]
-            if processor.requires_finalization():
-                processor.finalize_bundle()
+            wants_finalization = processor.requires_finalization()
         finally:
             processor.current_instruction_id = None
             processor.state_sampler.stop_if_still_running()
-        return BundleResult(deferred, metrics)
+        return BundleResult(deferred, metrics, wants_finalization)
+
+    def finalize(self) -> None:
+        """Calls what DoFns registered with their BundleFinalizerParam in the last bundle. Beam logs what they raise."""
+        self.processor.finalize_bundle()
 
     def _deferred(self, operation: Any, rest: Any) -> Deferred:
         proto = self.processor.delayed_bundle_application(operation, rest)
@@ -91,6 +99,11 @@ class StageProcessor:
     def shutdown(self) -> None:
         """Runs the DoFns' teardown."""
         self.processor.shutdown()
+
+    def discard(self) -> None:
+        """The same after an error in a bundle, where a teardown that fails too would hide the cause."""
+        with contextlib.suppress(Exception):
+            self.shutdown()
 
 
 class ProcessorPool:

@@ -1,64 +1,84 @@
-"""The folder that a job's exactly-once promise rests on: manifests, state files, side inputs.
+"""What a job's exactly-once promise rests on: manifests, state files, side inputs, in one place.
 
-    <root>/epochs/000000012.json     one manifest per committed epoch
-    <root>/state/000000012-<id>.kg   key-group state written by one task in one epoch
-    <root>/side/000000000-<id>.rows  side-input elements of one epoch
+    <root>/epochs/000000012.json              one manifest per committed epoch
+    <root>/state/000000012-<id>-<crc>.kg      key-group state written by one task in one epoch
+    <root>/side/000000000-<id>-<crc>.rows     side-input elements of one epoch
 
-Files are written whole and synced before they get their name. A manifest gets its name by a hard link, which fails
-if the name exists: of two drivers that run the same epoch one commits and the other is fenced.
+A manifest is created only if its name is free: of two drivers that run the same epoch one commits and the other is
+fenced. Data files never change, and their names hold the CRC-32 of their bytes. How a place does this is the store's
+business (checkpoint_store.py).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import uuid
+import zlib
 from pathlib import Path
 
-from spark_jobs.beam_runner.errors import CheckpointError, FencedError
+from spark_jobs.beam_runner.checkpoint_store import DRAFT, open_store
+from spark_jobs.beam_runner.errors import CheckpointError, FencedError, way_back
 
 EPOCHS, STATE, SIDE = "epochs", "state", "side"
 
+# Manifests that garbage collection leaves, with all files that they name: so far back a job can be rolled. What only
+# they name costs the deltas of as many epochs.
+KEEP_MANIFESTS = 8
+
+_CHECKSUM = re.compile(r"-([0-9a-f]{8})\.\w+$")
+
 
 class Checkpoint:
-    """Access to one checkpoint folder on a local or shared POSIX file system. Picklable: tasks open it by path."""
+    """Access to one checkpoint: a path, or `gs://bucket/path`. Picklable: tasks open it by address."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.store = open_store(root)
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    @property
+    def root(self) -> Path:
+        """The folder of a checkpoint on a file system."""
+        return Path(self.url)
 
     def prepare(self) -> None:
-        """Makes the folders. Safe to repeat."""
-        for name in (EPOCHS, STATE, SIDE):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+        """Makes the place ready. Safe to repeat. Raises CheckpointStoreError if it cannot be used."""
+        self.store.prepare((EPOCHS, STATE, SIDE))
 
     # ---- manifests
+    def epochs(self) -> list[int]:
+        """Numbers of the manifests that are there, oldest first."""
+        names = self.store.names(EPOCHS)
+        return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+
     def last_epoch(self) -> int | None:
         """Number of the newest committed epoch, None before the first."""
-        folder = self.root / EPOCHS
-        numbers = [int(name[:-5]) for name in os.listdir(folder) if name.endswith(".json")] if folder.exists() else []
-        return max(numbers, default=None)
+        return max(self.epochs(), default=None)
 
     def read_manifest(self, epoch: int) -> bytes:
-        return self._manifest_path(epoch).read_bytes()
+        """Raises CheckpointError if there is no such manifest."""
+        try:
+            return self.store.read(_manifest_name(epoch))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{self.url} has no manifest of epoch {epoch}; it has {', '.join(map(str, self.epochs())) or 'none'}.",
+                hint=f"python -m spark_jobs.beam_runner checkpoint show {self.url}",
+            ) from None
 
     def commit_manifest(self, epoch: int, data: bytes) -> None:
         """The commit point. Raises FencedError if the epoch was committed by somebody else."""
-        final = self._manifest_path(epoch)
-        draft = final.with_name(f"{final.name}.{uuid.uuid4().hex}.tmp")
-        _write_synced(draft, data)
-        try:
-            os.link(draft, final)
-        except FileExistsError:
+        if not self.store.put_if_absent(_manifest_name(epoch), data):
             raise FencedError(
-                f"Epoch {epoch} of {self.root} was committed by another driver; this one stops.",
+                f"Epoch {epoch} of {self.url} was committed by another driver; this one stops.",
                 hint="Only one job may run on a checkpoint.",
-            ) from None
-        finally:
-            draft.unlink(missing_ok=True)
-        _sync_folder(final.parent)
+            )
         try:
             self.require_newest(epoch)  # old manifests are deleted: a name that is free may still be long past
         except FencedError:
-            final.unlink()
+            self.store.delete([_manifest_name(epoch)])
             raise
 
     def require_newest(self, epoch: int) -> None:
@@ -66,60 +86,54 @@ class Checkpoint:
         newest = self.last_epoch()
         if newest != epoch:
             raise FencedError(
-                f"Epoch {newest} of {self.root} was committed by another driver; this one was at {epoch} and stops.",
+                f"Epoch {newest} of {self.url} was committed by another driver; this one was at {epoch} and stops.",
                 hint="Only one job may run on a checkpoint.",
             )
-
-    def _manifest_path(self, epoch: int) -> Path:
-        return self.root / EPOCHS / f"{epoch:09d}.json"
 
     # ---- data files
     def write(self, folder: str, epoch: int, suffix: str, data: bytes) -> str:
         """Writes a new file and returns its name, which no other attempt shares."""
-        name = f"{epoch:09d}-{uuid.uuid4().hex[:16]}.{suffix}"
-        final = self.root / folder / name
-        draft = final.with_name(name + ".tmp")
-        _write_synced(draft, data)
-        os.rename(draft, final)
-        _sync_folder(final.parent)
+        name = f"{epoch:09d}-{uuid.uuid4().hex[:16]}-{zlib.crc32(data):08x}.{suffix}"
+        self.store.write(f"{folder}/{name}", data)
         return name
 
     def read(self, folder: str, name: str, offset: int = 0, length: int = -1) -> bytes:
-        path = self.root / folder / name
+        """Raises CheckpointError if the file is missing or short, or, if read whole, has other bytes than written."""
+        where = f"{self.url}/{folder}/{name}"
         try:
-            with open(path, "rb") as file:
-                file.seek(offset)
-                data = file.read(length)
+            data = self.store.read(f"{folder}/{name}", offset, length)
         except FileNotFoundError:
-            raise CheckpointError(
-                f"The manifest names {path}, which is missing.", hint="Restore the file or start from a new checkpoint."
-            ) from None
+            raise CheckpointError(f"The manifest names {where}, which is missing.", hint=way_back(self.url)) from None
         if 0 <= length != len(data):
-            raise CheckpointError(f"{path} ends early: {len(data)} of {length} bytes at {offset}.")
+            raise CheckpointError(
+                f"{where} ends early: {len(data)} of {length} bytes at {offset}.", hint=way_back(self.url)
+            )
+        checksum = _CHECKSUM.search(name)
+        if length < 0 and checksum and zlib.crc32(data) != int(checksum[1], 16):
+            raise CheckpointError(
+                f"{where} is damaged: its bytes are not those that were written.", hint=way_back(self.url)
+            )
         return data
 
-    def collect_garbage(self, epoch: int, live: set[str], keep_manifests: int = 8) -> None:
-        """Deletes data files of epochs before `epoch` that no manifest still in use names, and old manifests."""
+    def collect_garbage(self, epoch: int, live: set[str], keep_manifests: int = KEEP_MANIFESTS) -> None:
+        """Deletes old manifests, then data files of epochs before `epoch` that are not in `live`.
+
+        Manifests first: one that is there has all its files, whenever this is interrupted. `live` has to hold what
+        the manifests that stay name (`Manifest.live_files`).
+        """
         self.require_newest(epoch)
+        self.store.delete(
+            f"{EPOCHS}/{name}"
+            for name in self.store.names(EPOCHS)
+            if name.endswith(DRAFT) or (name.endswith(".json") and int(name[:-5]) <= epoch - keep_manifests)
+        )
         for folder in (STATE, SIDE):
-            for name in os.listdir(self.root / folder):
-                if name not in live and name[:9].isdigit() and int(name[:9]) < epoch:
-                    (self.root / folder / name).unlink(missing_ok=True)
-        for name in os.listdir(self.root / EPOCHS):
-            if name.endswith(".tmp") or (name.endswith(".json") and int(name[:-5]) <= epoch - keep_manifests):
-                (self.root / EPOCHS / name).unlink(missing_ok=True)
+            self.store.delete(
+                f"{folder}/{name}"
+                for name in self.store.names(folder)
+                if name not in live and name[:9].isdigit() and int(name[:9]) < epoch
+            )
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _manifest_name(epoch: int) -> str:
+    return f"{EPOCHS}/{epoch:09d}.json"

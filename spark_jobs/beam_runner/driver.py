@@ -8,28 +8,35 @@ manifest again, which publishers take as done if it was.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
-from spark_jobs.beam_runner.beam_internals import consolidate_metrics
-from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
+from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
+from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
-from spark_jobs.beam_runner.errors import CheckpointError
+from spark_jobs.beam_runner.errors import WorkerLostError
 from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
-from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual
+from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
+from spark_jobs.beam_runner.metrics import consolidate
 from spark_jobs.beam_runner.plan import IMPULSE, Plan
-from spark_jobs.beam_runner.progress import sum_counters
-from spark_jobs.beam_runner.task import EpochOrder, Report, encode_chunks
+from spark_jobs.beam_runner.progress import files_to_roll_back, newest_manifest, sum_counters
+from spark_jobs.beam_runner.script import ScriptEvent
+from spark_jobs.beam_runner.splitting import TRUNCATED
+from spark_jobs.beam_runner.task import EpochOrder, Report
 from spark_jobs.beam_runner.transport import Transport
+from spark_jobs.beam_runner.upgrade import carry_over
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
 _GARBAGE_EVERY_EPOCHS = 16
@@ -56,23 +63,40 @@ class EpochLoop:
         checkpoint: Checkpoint,
         *,
         key_groups: int,
+        streaming: bool = False,
         until_idle: bool = False,
+        drain: bool = False,
+        split_after_s: float | None = None,
         interval_ms: int = 0,
+        drop_incompatible: Collection[str] = (),
+        epoch_attempts: int = 1,
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
+        self._streaming, self._split_after_s = streaming, split_after_s
+        self._failed_attempts: set[str] = set()
+        self._drain = threading.Event()
+        if drain:
+            self._drain.set()
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
+        self._draining = False
+        self._epoch_attempts = epoch_attempts
         self._stop = threading.Event()
+        self._script_end_us = now_us()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[None] | None = None
         self.published: Counter[str] = Counter()
         checkpoint.prepare()
-        self.manifest = self._resume(key_groups)
+        self.manifest = self._resume(key_groups, drop_incompatible)
 
     # ---- control
     def request_stop(self) -> None:
         """Ends the loop after the epoch under way; its results are committed and published."""
         self._stop.set()
+
+    def request_drain(self) -> None:
+        """Brings the stream to its end: sources are truncated, the watermarks go to the end of time, windows close."""
+        self._drain.set()
 
     def run(self) -> None:
         """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised."""
@@ -82,9 +106,11 @@ class EpochLoop:
                 started = time.monotonic()
                 self._raise_if_publishing_failed()
                 if self.manifest.epoch >= 0 and not self._anything_due():
+                    if not self._anything_coming():
+                        break  # an upgrade dropped the sources: what is left waits for ever
                     self._sleep()
                     continue
-                if not self._run_epoch(started) and self._until_idle and self._all_idle():
+                if not self._run_epoch(started) and self._until_idle and self._all_idle() and not self._drain.is_set():
                     break
                 self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
         finally:
@@ -95,37 +121,44 @@ class EpochLoop:
                 self._transport.close()
 
     # ---- start
-    def _resume(self, key_groups: int) -> Manifest:
-        last = self._checkpoint.last_epoch()
-        if last is None:
+    def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
+        manifest = newest_manifest(self._checkpoint)
+        if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
-        manifest = Manifest.from_json(
-            self._checkpoint.read_manifest(last), f"manifest {last} of {self._checkpoint.root}"
-        )
-        formats = {stage.id: stage.state_format for stage in self._plan.stages}
-        changed = [s for s, f in manifest.fingerprint.items() if manifest.groups.get(s) and formats.get(s) != f]
-        known = {transform for stage in self._plan.stages for transform in stage.transforms}
-        lost = [r.transform for r in manifest.residuals if r.transform not in known]
-        # What the last epoch staged may not be published yet: without its sink it would be lost.
-        unpublished = [
-            label for label, items in manifest.staged.items() if items and label not in self._plan.publishers
-        ]
-        # Impulses fire in the first epoch only: a new one would never run.
-        too_new = [s.id for s in self._plan.stages if s.from_impulse and s.id not in manifest.output_us]
-        if steps := ", ".join(sorted({*changed, *lost, *unpublished, *too_new})):
-            raise CheckpointError(
-                f"{self._checkpoint.root} does not fit this pipeline at: {steps}. "
-                "The step is gone or new, or its coder or windowing changed.",
-                hint="Run the old pipeline, or start the new one on a new checkpoint.",
-            )
-        return manifest
+        return carry_over(manifest, self._plan, self._checkpoint.url, accepted)
 
     # ---- what is due
+    def _now_us(self) -> int:
+        """Processing time: the wall clock, or the script's as long as a TestStream plays."""
+        script = self._plan.script
+        if script is None:
+            return now_us()
+        played = script.played(self.manifest.residuals) if self.manifest.epoch >= 0 else 0
+        if played < len(script.events):
+            self._script_end_us = now_us()
+            return script.clock_us(played + (self.manifest.epoch >= 0))
+        return script.clock_us(played) + now_us() - self._script_end_us
+
+    def _next_event(self) -> tuple[ScriptEvent | None, list[Residual]]:
+        """The event that the epoch plays, if there is a script, and what is left of the script after it."""
+        script = self._plan.script
+        if script is None or self._draining:
+            return None, []
+        if self.manifest.epoch < 0:  # sources and side inputs come first
+            return None, script.residuals(0)
+        played = script.played(self.manifest.residuals)
+        return (script.events[played], script.residuals(played + 1)) if played < len(script.events) else (None, [])
+
     def _anything_due(self) -> bool:
-        now = now_us()
+        if self._drain.is_set() and not self.manifest.draining:
+            return True
+        now = self._now_us()
         return any(r.due_us <= now for r in self.manifest.residuals) or any(
             meta.next_real_us <= now for meta in self._metas()
         )
+
+    def _anything_coming(self) -> bool:
+        return bool(self.manifest.residuals) or any(meta.next_real_us < NEVER_US for meta in self._metas())
 
     def _all_idle(self) -> bool:
         """Every source asked to be left alone for a while, and no processing-time timer is set."""
@@ -140,17 +173,23 @@ class EpochLoop:
         wake_us = min(
             [r.due_us for r in self.manifest.residuals] + [meta.next_real_us for meta in self._metas()], default=0
         )
-        self._stop.wait(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - now_us()) / 1e6)))
+        self._stop.wait(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - self._now_us()) / 1e6)))
 
     # ---- one epoch
     def _run_epoch(self, started: float) -> bool:
         """-> False if nothing moved: then nothing was committed either."""
-        last, now = self.manifest, now_us()
-        due = [r for r in last.residuals if r.due_us <= now]
-        rest = [r for r in last.residuals if r.due_us > now]
-        order = self._order(rest)
-        first_level, parcels = self._first_parcels(due, order)
-        reports = self._transport.run(self._plan, order, first_level, parcels)
+        last, now = self.manifest, self._now_us()
+        self._draining = last.draining or self._drain.is_set()
+        event, unplayed = self._next_event()
+        scripted = self._plan.script.inputs if self._plan.script is not None else ()
+        residuals = [r for r in last.residuals if r.transform not in scripted]
+        begins_to_drain = self._draining and not last.draining
+        latest = MAX_US if begins_to_drain else now
+        due = [r for r in residuals if r.due_us <= latest]
+        rest = [r for r in residuals if r.due_us > latest] + unplayed
+        order = self._order(rest, now)
+        first_level, parcels = self._first_parcels(due, event, order)
+        reports = self._run_levels(order, first_level, parcels)
         manifest = self._next_manifest(rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
@@ -159,13 +198,38 @@ class EpochLoop:
         self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
         self.manifest = manifest
         self._publish(manifest)
+        if processes := {report.process for report in reports if report.wants_finalization}:
+            self._transport.committed(order, processes)
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
-            self._checkpoint.collect_garbage(manifest.epoch, manifest.live_files() | last.live_files())
+            live = manifest.live_files() | files_to_roll_back(self._checkpoint)
+            self._checkpoint.collect_garbage(manifest.epoch, live)
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
 
-    def _order(self, rest: list[Residual]) -> EpochOrder:
+    def _run_levels(self, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        """Runs the levels again if a worker died. The order names the last manifest's state and nothing else, so what
+        lost attempts wrote, or left in the memory of workers, is never looked at: its files have names of their own.
+        """
+        attempt = 1
+        while True:
+            try:
+                return self._transport.run(self._plan, order, first_level, parcels)
+            except BaseException as error:
+                self._failed_attempts.add(order.attempt)
+                if not isinstance(error, WorkerLostError) or attempt >= self._epoch_attempts:
+                    raise
+                _log.warning(
+                    "Epoch %d is run again, attempt %d of %d: %s",
+                    order.epoch,
+                    attempt + 1,
+                    self._epoch_attempts,
+                    error.message,
+                )
+                attempt += 1
+                order = replace(order, attempt=uuid.uuid4().hex, failed_attempts=frozenset(self._failed_attempts))
+
+    def _order(self, rest: list[Residual], now: int) -> EpochOrder:
         last = self.manifest
         waiting: dict[str, int] = {}
         for residual in rest:
@@ -176,16 +240,24 @@ class EpochLoop:
             partitions=self._transport.partitions,
             key_groups=last.key_groups,
             checkpoint=self._checkpoint,
-            now_us=now_us(),
+            now_us=now,
             groups=last.groups,
             input_us=last.input_us,
             output_us=last.output_us,
             waiting_us=waiting,
-            side_files=last.side_files,
+            sides=last.sides,
+            waiting=last.waiting,
+            keep_sides=self._streaming,
+            split_after_s=self._split_after_s,
+            draining=self._draining,
+            attempt=uuid.uuid4().hex,
+            failed_attempts=frozenset(self._failed_attempts),
         )
 
-    def _first_parcels(self, due: list[Residual], order: EpochOrder) -> tuple[int, dict[int, Parcel]]:
-        """Impulses of the first epoch, or residuals; and the lowest level that has anything to do."""
+    def _first_parcels(
+        self, due: list[Residual], event: ScriptEvent | None, order: EpochOrder
+    ) -> tuple[int, dict[int, Parcel]]:
+        """Impulses of the first epoch, or residuals and a script's event; and the lowest level with anything to do."""
         partitions = order.partitions
         rows: dict[int, dict[EdgeId, list[Row]]] = {p: defaultdict(list) for p in range(partitions)}
         levels = {stage.id: stage.level for stage in self._plan.stages}
@@ -195,11 +267,16 @@ class EpochLoop:
             for stage in self._plan.stages:
                 for index, plan in enumerate(stage.inputs):
                     if plan.kind == IMPULSE:
-                        rows[0][stage.id, index].append((0, b"", b""))
+                        rows[0][stage.id, index].append((0, b"", ENCODED_IMPULSE))
+        if event is not None:
+            busy.add(0)
+            if event.chunk:
+                rows[0][self._plan.stage_with(event.input).id, 0].append((0, b"", event.chunk))
         for residual in due:
             stage = self._plan.stage_with(residual.transform)
             busy.add(stage.level)
-            rows[residual.part % partitions][stage.id, 0].append((residual.part, b"", residual.element))
+            mark = TRUNCATED if residual.truncated else b""
+            rows[residual.part % partitions][stage.id, 0].append((residual.part, mark, residual.element))
         for stage_id, metas in self.manifest.groups.items():
             if any(m.next_real_us <= order.now_us for m in metas.values()):
                 busy.add(levels[stage_id])
@@ -214,7 +291,9 @@ class EpochLoop:
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
         metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
-        sides: dict[str, list[bytes]] = defaultdict(list)
+        sides: dict[str, list[SidePart]] = defaultdict(list)
+        released: set[str] = set()
+        waiting: list[Waiting] = []
         residuals = list(rest)
         for report in reports:
             for stage, watermark in report.output_us.items():
@@ -225,35 +304,56 @@ class EpochLoop:
                 groups.setdefault(stage, {})[number] = meta
             for label, items in report.staged.items():
                 staged[label] += items
-            for label, chunks in report.sides.items():
-                sides[label] += chunks
+            for label, parts in report.sides.items():
+                sides[label] += parts
+            released.update(report.released)
+            waiting += report.waiting
             for stage, infos in report.metrics.items():
                 metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
             residuals += report.residuals
-        side_files = dict(last.side_files)
-        epoch = last.epoch + 1
-        for label, chunks in sides.items():
-            name = self._checkpoint.write(SIDE, epoch, "rows", encode_chunks(chunks))
-            side_files[label] = (*side_files.get(label, ()), name)
         output_us = {**last.output_us, **output_us}
+        waiting += [w for w in last.waiting if w.file not in released]
+        done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
         idle_group = KeyGroupMeta()
         return Manifest(
-            epoch=epoch,
-            job=last.job,
+            epoch=last.epoch + 1,
+            job=last.next_job or last.job,
+            committed_us=now_us(),
             key_groups=last.key_groups,
             fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
             input_us={**last.input_us, **input_us},
             output_us=output_us,
             groups={s: {n: m for n, m in metas.items() if m != idle_group} for s, metas in groups.items()},
             residuals=tuple(residuals),
-            side_files=side_files,
+            sides={} if done else self._readable_sides(sides, output_us),
+            waiting=tuple(waiting),
             staged={label: tuple(items) for label, items in staged.items()},
             metrics={
-                stage: tuple(info.SerializeToString() for info in consolidate_metrics(infos))
+                stage: tuple(info.SerializeToString() for info in consolidate(infos))
                 for stage, infos in metrics.items()
             },
-            done=not residuals and all(w >= MAX_US for w in output_us.values()),
+            draining=self._draining,
+            done=done,
         )
+
+    def _readable_sides(
+        self, added: dict[str, list[SidePart]], output_us: dict[str, int]
+    ) -> dict[str, tuple[SidePart, ...]]:
+        """All parts that an element may still look at: not those of windows that all readers have left behind."""
+        seen_until: dict[str, int] = {}
+        for stage in self._plan.stages:
+            for side in stage.sides:
+                left_us = output_us.get(stage.id, MIN_US) - side.lateness_us
+                seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
+        parts = {
+            label: tuple(
+                part
+                for part in (*self.manifest.sides.get(label, ()), *added.get(label, ()))
+                if part.end_us >= seen_until.get(label, MIN_US)
+            )
+            for label in {*self.manifest.sides, *added}
+        }
+        return {label: some for label, some in parts.items() if some}
 
     # ---- publishing
     def _publish(self, manifest: Manifest) -> None:
@@ -295,9 +395,11 @@ def _same_position(last: Manifest, new: Manifest) -> bool:
     left = [sorted((r.transform, r.element, r.watermark_us) for r in m.residuals) for m in (last, new)]
     return (
         left[0] == left[1]
+        and last.draining == new.draining
         and not any(new.staged.values())
         and last.groups == new.groups
         and last.output_us == new.output_us
         and last.input_us == new.input_us
-        and last.side_files == new.side_files
+        and last.sides == new.sides
+        and last.waiting == new.waiting
     )

@@ -32,6 +32,21 @@ class FencedError(RunnerError):
     CODE = "fenced"
 
 
+class WorkerLostError(RunnerError):
+    """A process that worked on the epoch died, or took its results with it; no user function raised.
+
+    The epoch is run again from the last manifest, at most `--epoch_attempts` times in all.
+    """
+
+    CODE = "worker_lost"
+
+
+class SessionLostError(RunnerError):
+    """The Spark session of the job is gone: its JVM died, or somebody stopped it."""
+
+    CODE = "session_lost"
+
+
 class StepError(RunnerError):
     """A user's function raised in a worker. The message ends with Beam's "[while running 'step']".
 
@@ -66,3 +81,17 @@ class CheckpointError(RunnerError):
     """A manifest or state file is missing, damaged, or belongs to another pipeline."""
 
     CODE = "bad_checkpoint"
+
+
+class CheckpointStoreError(RunnerError):
+    """The place of a checkpoint cannot be used: no access, no bucket, no answer."""
+
+    CODE = "checkpoint_store"
+
+
+def way_back(root: str) -> str:
+    """The hint of a damaged checkpoint."""
+    return (
+        f"python -m spark_jobs.beam_runner checkpoint verify {root}    # names the newest whole epoch; "
+        "then: checkpoint rollback --to-epoch N"
+    )

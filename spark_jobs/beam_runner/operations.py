@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from apache_beam.coders.coders import WindowedValueCoder
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
+from spark_jobs.beam_runner.clock import MIN_US, micros
 from spark_jobs.beam_runner.exchange import EdgeId, Row, key_group
 from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
 
@@ -55,6 +57,8 @@ class OutputSpec:
 class InputOperation(beam_parts.DataInputOperation):
     """Decodes rows and pushes them into the stage."""
 
+    began: float | None = None  # monotonic time at which the element under way was pushed, while a splitter looks on
+
     def configure(self, spec: InputSpec, factory: Any) -> None:
         self.windowing = factory.context.windowing_strategies.get_by_id(spec.windowing)
         self.key_impl: Any = None
@@ -77,6 +81,8 @@ class InputOperation(beam_parts.DataInputOperation):
     def push(self, values: Iterable[WindowedValue]) -> None:
         for value in values:
             self.index += 1
+            if self.began is not None:
+                self.began = time.monotonic()
             self.output(value)
 
 
@@ -84,7 +90,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
     """Encodes what the stage emits into rows, chunks or descriptors, by target."""
 
     send: Callable[[EdgeId, int, Row], None]
-    side: Callable[[str, bytes], None]
+    side: Callable[[str, bytes, int], None]  # label, chunk, greatest end of its elements' windows
     stage_item: Callable[[str, bytes], None]
     part = 0
     key_groups = 1
@@ -99,6 +105,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
             self.key_impl = pair.key_coder().get_impl()
             self.value_impl = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
         self.chunk = coder_impl.create_OutputStream()
+        self.side_end_us = MIN_US
         self.next_lane = 0
 
     def start(self) -> None:
@@ -110,6 +117,8 @@ class OutputOperation(beam_parts.DataOutputOperation):
             self._send_keyed(value)
         if self.chunked:
             self.windowed_coder_impl.encode_to_stream(value, self.chunk, True)
+            if self.side_labels:
+                self.side_end_us = max(self.side_end_us, *(micros(w.max_timestamp()) for w in value.windows))
             # A shuffle spreads work, and an element may be hours of it (a restriction): none waits in a chunk.
             if self.shuffled or self.chunk.size() >= CHUNK_BYTES:
                 self._flush()
@@ -142,7 +151,8 @@ class OutputOperation(beam_parts.DataOutputOperation):
             self.send(edge, self.next_lane, (self.next_lane, b"", data))
         self.next_lane += 1
         for label in self.side_labels:
-            self.side(label, data)
+            self.side(label, data, self.side_end_us)
+        self.side_end_us = MIN_US
 
     def finish(self) -> None:
         beam_parts.Operation.finish(self)

@@ -19,8 +19,32 @@ class SparkRunnerOptions(PipelineOptions):
         parser.add_argument(
             "--checkpoint",
             default=None,
-            help="Folder of the stream's manifests and state. A restart with the same folder goes on from the last "
-            "committed epoch. Without it a temporary folder is used and deleted at the end.",
+            help="Place of the stream's manifests and state: a folder that all workers share, or gs://bucket/path. A "
+            "restart with the same place goes on from the last committed epoch. Without it a temporary folder is used "
+            "and deleted at the end.",
+        )
+        parser.add_argument(
+            "--drop_incompatible",
+            action="append",
+            default=None,
+            metavar="STEP",
+            help="At a start with a changed pipeline, drop what this step left in the checkpoint if it does not fit: "
+            "state, unread input or unpublished rows. May be repeated.",
+        )
+        parser.add_argument(
+            "--explain",
+            choices=["text", "json", "mermaid"],
+            default=None,
+            help="Print the plan, and with --checkpoint what a start on it means for each step. Runs nothing.",
+        )
+        parser.add_argument(
+            "--py_files",
+            action="append",
+            default=None,
+            metavar="PATH",
+            help="A .py file, a .zip, a pure-Python .whl or a package's folder that the workers of a cluster import "
+            "from; may be repeated. The runner ships its own packages; Beam and PySpark, in the driver's versions, "
+            "must be installed on the workers.",
         )
         parser.add_argument("--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores.")
         parser.add_argument(
@@ -30,10 +54,36 @@ class SparkRunnerOptions(PipelineOptions):
             "--epoch_interval_ms", type=int, default=0, help="Least time between the starts of two epochs."
         )
         parser.add_argument(
+            "--epoch_attempts",
+            type=int,
+            default=3,
+            help="How often an epoch is run before the job fails, if a worker or executor dies in it. An error raised "
+            "by the pipeline's own code fails the job at once.",
+        )
+        parser.add_argument(
             "--until_idle",
             action="store_true",
             default=False,
             help="End a stream when no source has anything new. State stays: the next run goes on from here.",
+        )
+        parser.add_argument(
+            "--drain",
+            action="store_true",
+            default=False,
+            help="Bring the stream of --checkpoint to its end: sources are truncated, then all windows close.",
+        )
+        parser.add_argument(
+            "--split_after_ms",
+            type=int,
+            default=5000,
+            help="In a stream, cut restrictions of splittable DoFns that do not defer by themselves after this time.",
+        )
+        parser.add_argument(
+            "--driver_epochs_below_ms",
+            type=int,
+            default=None,
+            help="Take epochs of a stream in the driver, without Spark, once its tasks need less than this in all; "
+            "0 = never. Default: 100 on a local master, 0 on a cluster.",
         )
         parser.add_argument(
             "--transport",

@@ -11,7 +11,10 @@ from common.publish import PUBLISH_URN
 from spark_jobs.beam_runner.beam_internals import Stage, TransformContext, bundle_processor, common_urns, translations
 
 RESHUFFLE_URN = common_urns.composites.RESHUFFLE.urn
-RESHUFFLE_BUFFER, PUBLISH_BUFFER = "reshuffle", "publish"
+TEST_STREAM_URN = common_urns.primitives.TEST_STREAM.urn
+RESHUFFLE_BUFFER, PUBLISH_BUFFER, SCRIPT_BUFFER = "reshuffle", "publish", "script"
+# Where an element meets a ParDo's side inputs first.
+WAITS_FOR_SIDES = frozenset([common_urns.primitives.PAR_DO.urn, common_urns.sdf_components.PAIR_WITH_RESTRICTION.urn])
 
 
 def _io_stage(name: str, urn: str, payload: bytes, follows: Iterable[Stage], like: Stage, **pcolls: Any) -> Stage:
@@ -68,6 +71,52 @@ def expand_publish(stages: Iterable[Stage], _context: TransformContext) -> Itera
         write = _io_stage(name, bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": source})
         write.downstream_side_inputs = frozenset()
         yield write
+
+
+def begin_stages_that_wait(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+    """A ParDo with an unbounded side input begins a stage, so that its elements can be made to wait by window."""
+    for stage in stages:
+        for transform in stage.transforms:
+            if transform.spec.urn in WAITS_FOR_SIDES and any(
+                is_unbounded(context.components, pcoll) for pcoll in translations.side_inputs(transform).values()
+            ):
+                stage.forced_root = True
+        yield stage
+
+
+def is_unbounded(components: Any, pcoll: str) -> bool:
+    return bool(components.pcollections[pcoll].is_bounded == beam_runner_api_pb2.IsBounded.UNBOUNDED)
+
+
+def expand_test_stream(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+    """TestStream -> for each output a stage that the driver feeds by the script, and a read of what it wrote.
+
+    A stage of its own, so that keyed consumers get their elements as they do from any other stage.
+    """
+    pcollections = context.components.pcollections
+    for stage in stages:
+        transform = stage.transforms[0]
+        if transform.spec.urn != TEST_STREAM_URN:
+            yield stage
+            continue
+        for tag, output in sorted(transform.outputs.items()):
+            context.length_prefix_pcoll_coders(output)
+            name = f"{transform.unique_name}/{tag}"
+            played = f"{output}_played"
+            pcollections[played].CopyFrom(pcollections[output])
+            pcollections[played].unique_name = played
+            script, buffer = (
+                translations.create_buffer_id(name, kind=SCRIPT_BUFFER),
+                translations.create_buffer_id(name),
+            )
+            yield _io_stage(name, bundle_processor.DATA_INPUT_URN, script, (), stage, outputs={"out": played})
+            write = _io_stage(
+                name + "/Write", bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": played}
+            )
+            yield write
+            yield _io_stage(
+                name + "/Read", bundle_processor.DATA_INPUT_URN, buffer, (write,), stage, outputs={"out": output}
+            )
 
 
 def lift_combiners_that_keep_timestamps(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:

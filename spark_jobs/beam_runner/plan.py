@@ -10,8 +10,10 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
+from spark_jobs.beam_runner.script import Script
+
 # Kinds of edges. Only GROUP, KEYED, SHUFFLE and SIDE raise the level.
-FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE = (
+FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE, SCRIPT = (
     "forward",
     "shuffle",
     "group",
@@ -19,6 +21,7 @@ FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE = (
     "side",
     "publish",
     "impulse",
+    "script",
 )
 STATEFUL_KINDS = frozenset([GROUP, KEYED])
 
@@ -39,9 +42,13 @@ class SidePlan:
     transform: str
     tag: str
     label: str  # what its elements are stored under
-    access_pattern: bytes  # beam_runner_api_pb2.FunctionSpec
+    spec: bytes  # beam_runner_api_pb2.SideInput
     coder: str
     producers: tuple[str, ...]
+    unbounded: bool  # complete by window, not as a whole
+    waits: bool  # elements of the stage's input wait for their window of it
+    triggered: bool  # ready as soon as it has fired for a window
+    lateness_us: int  # of the elements that look at it
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,9 @@ class StagePlan:
     inputs: tuple[InputPlan, ...]
     sides: tuple[SidePlan, ...]
     descriptor: bytes  # beam_fn_api_pb2.ProcessBundleDescriptor
-    state_format: str = ""  # what the stage's keyed state depends on: coders and windowing
+    state_format: str = ""  # what the stage's keyed state depends on (state_format.py)
+    sources: tuple[str, ...] = ()  # splittable DoFns that run here
+    publishes: tuple[str, ...] = ()  # labels of the publishers that it stages for
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -63,6 +72,11 @@ class StagePlan:
     @property
     def keeps_state(self) -> bool:
         return any(i.kind in STATEFUL_KINDS for i in self.inputs)
+
+    @property
+    def splittable(self) -> bool:
+        """Begins with restrictions of a splittable DoFn."""
+        return bool(self.sources)
 
     @property
     def from_impulse(self) -> bool:
@@ -77,6 +91,7 @@ class Plan:
     components: bytes  # beam_runner_api_pb2.Components
     options: dict[str, object]
     publishers: dict[str, bytes]  # publish label -> pickled publisher
+    script: Script | None = None  # of the pipeline's TestStream
 
     @property
     def levels(self) -> int:
@@ -93,11 +108,8 @@ class Plan:
     def stage_with(self, transform: str) -> StagePlan:
         return next(s for s in self.stages if transform in s.transforms)
 
-    def explain(self) -> str:
-        """The plan as text: one line a stage, indented by level."""
-        lines = []
-        for stage in self.stages:
-            inputs = ", ".join(f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs)
-            sides = "".join(f"  side {s.label}" for s in stage.sides)
-            lines.append(f"{'  ' * stage.level}level {stage.level}  {stage.id}  ({inputs}){sides}")
-        return "\n".join(lines)
+    def explain(self, form: str = "text") -> str:
+        """The plan for people (`text`, `mermaid`) or programs (`json`)."""
+        from spark_jobs.beam_runner.explain import FORMS  # it needs this module's types
+
+        return FORMS[form](self)

@@ -1,4 +1,4 @@
-"""How far a job is, read from its checkpoint alone: by commands that do not run it."""
+"""How far a job is, read from its checkpoint alone: by commands that do not run it, and by its next start."""
 
 from __future__ import annotations
 
@@ -8,17 +8,37 @@ from collections.abc import Iterable, Mapping
 from apache_beam.portability.api import metrics_pb2
 
 from spark_jobs.beam_runner.beam_internals import monitoring_infos
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint import KEEP_MANIFESTS, Checkpoint
+from spark_jobs.beam_runner.errors import CheckpointError, way_back
 from spark_jobs.beam_runner.manifest import Manifest
+
+
+def manifest_of(checkpoint: Checkpoint, epoch: int) -> Manifest:
+    """Raises CheckpointError if it is not there, damaged, or of a newer format."""
+    where = f"The manifest of epoch {epoch} of {checkpoint.url}"
+    return Manifest.from_json(checkpoint.read_manifest(epoch), where, way_back(checkpoint.url))
 
 
 def last_manifest(root: str) -> Manifest | None:
     """The newest committed manifest of a checkpoint; None if there is none yet."""
-    checkpoint = Checkpoint(root)
+    return newest_manifest(Checkpoint(root))
+
+
+def newest_manifest(checkpoint: Checkpoint) -> Manifest | None:
+    """As `last_manifest`."""
     epoch = checkpoint.last_epoch()
-    if epoch is None:
-        return None
-    return Manifest.from_json(checkpoint.read_manifest(epoch), f"manifest {epoch} of {root}")
+    return None if epoch is None else manifest_of(checkpoint, epoch)
+
+
+def files_to_roll_back(checkpoint: Checkpoint) -> set[str]:
+    """Names of the data files of the manifests that garbage collection leaves. A damaged one has no way back."""
+    files: set[str] = set()
+    for epoch in checkpoint.epochs()[-KEEP_MANIFESTS:]:
+        try:
+            files |= manifest_of(checkpoint, epoch).live_files()
+        except CheckpointError:
+            continue
+    return files
 
 
 def committed_counters(root: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -10,16 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from spark_jobs.beam_runner.beam_internals import FnApiRunnerResult, PipelineRunner, PipelineState, prepare_proto
+from spark_jobs.beam_runner.beam_internals import (
+    FnApiRunnerResult,
+    PipelineRunner,
+    PipelineState,
+    has_teardown,
+    prepare_proto,
+)
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
+from spark_jobs.beam_runner.errors import RunnerError
+from spark_jobs.beam_runner.explain import with_changes
 from spark_jobs.beam_runner.options import SparkRunnerOptions
+from spark_jobs.beam_runner.plan import Plan
+from spark_jobs.beam_runner.progress import last_manifest
 from spark_jobs.beam_runner.translate import make_plan
 from spark_jobs.beam_runner.transport import Transport
 from spark_jobs.beam_runner.transport.local import LocalTransport
+from spark_jobs.beam_runner.upgrade import compare
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+DRIVER_EPOCHS_BELOW_MS = 100  # on a local master
 
 
 class SparkRunner(PipelineRunner):
@@ -42,18 +56,36 @@ class SparkRunner(PipelineRunner):
     ) -> None:
         self._spark, self._on_epoch, self._is_drain = spark, on_epoch, is_drain
 
-    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> SparkRunnerResult:
+    def plan(self, pipeline: Any, options: PipelineOptions | None = None) -> Plan:
+        """What would run, as data. Starts nothing. Raises UnsupportedPipelineError as a start would."""
+        options = pipeline.options if options is None else options
+        return make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
+
+    def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> FnApiRunnerResult:
+        """-> a SparkRunnerResult; with `--explain` a result that is DONE and has run nothing."""
         flags = options.view_as(SparkRunnerOptions)
         streaming = bool(options.view_as(StandardOptions).streaming)
-        plan = make_plan(prepare_proto(pipeline, options), options, streaming=streaming, is_drain=self._is_drain)
+        plan = self.plan(pipeline, options)
+        if flags.explain:
+            manifest = last_manifest(flags.checkpoint) if flags.checkpoint else None
+            text = plan.explain(flags.explain)
+            if manifest is not None:
+                text = with_changes(plan, compare(manifest, plan), flags.explain)
+            sys.stdout.write(text + "\n")
+            return FnApiRunnerResult(PipelineState.DONE, {})
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
-            self._transport(flags),
+            self._transport(flags, has_teardown(pipeline), streaming=streaming),
             Checkpoint(root),
             key_groups=flags.key_groups,
+            streaming=streaming,
             until_idle=flags.until_idle and streaming,
+            drain=flags.drain,
+            split_after_s=flags.split_after_ms / 1000 if streaming else None,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
+            drop_incompatible=flags.drop_incompatible or (),
+            epoch_attempts=flags.epoch_attempts,
             on_epoch=self._on_epoch,
         )
         result = SparkRunnerResult(loop, temporary_root=None if flags.checkpoint else root)
@@ -61,17 +93,32 @@ class SparkRunner(PipelineRunner):
             result.wait_until_finish()
         return result
 
-    def _transport(self, flags: Any) -> Transport:
+    def _transport(self, flags: Any, has_teardown: bool, *, streaming: bool) -> Transport:
         if flags.transport == "local":
             return LocalTransport(flags.tasks or 2)
         # Imported here: the local transport works without Spark.
+        from spark_jobs.beam_runner.transport.adaptive import AdaptiveTransport
         from spark_jobs.beam_runner.transport.spark import SparkTransport
-        from spark_jobs.session import spark_session
+        from spark_jobs.session import is_on_loopback, spark_session
+        from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
+        if streaming and not flags.checkpoint and flags.spark_master and not is_on_loopback(flags.spark_master):
+            raise RunnerError(
+                f"A stream on {flags.spark_master} has no --checkpoint that its workers could share.",
+                hint="--checkpoint=<a folder that the driver and all workers see at the same path>",
+            )
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
             self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
-        return SparkTransport(self._spark.sparkContext, flags.tasks)
+        context = self._spark.sparkContext
+        if not is_local(context.master):
+            ship_own_packages(context)  # the session may be the caller's
+        ship_py_files(context, flags.py_files or ())
+        transport = SparkTransport(context, flags.tasks, has_teardown=has_teardown)
+        limit_ms = flags.driver_epochs_below_ms
+        if limit_ms is None:
+            limit_ms = DRIVER_EPOCHS_BELOW_MS if is_local(context.master) else 0
+        return AdaptiveTransport(transport, limit_ms / 1000) if streaming and limit_ms else transport
 
 
 class SparkRunnerResult(FnApiRunnerResult):
@@ -88,7 +135,10 @@ class SparkRunnerResult(FnApiRunnerResult):
     def _run(self) -> None:
         try:
             self._loop.run()
-            self._state = PipelineState.STOPPED if self._stopping else PipelineState.DONE
+            if self._loop.manifest.draining:
+                self._state = PipelineState.DRAINED
+            else:
+                self._state = PipelineState.STOPPED if self._stopping else PipelineState.DONE
         except BaseException as error:
             self._error = error
             self._state = PipelineState.FAILED
@@ -114,6 +164,16 @@ class SparkRunnerResult(FnApiRunnerResult):
         """Finishes the epoch under way, publishes it, and ends the job. State stays in the checkpoint."""
         self._stopping = True
         self._loop.request_stop()
+
+    def drain(self) -> str:
+        """Brings the stream to its end and returns at once; `wait_until_finish` waits for it.
+
+        Each source keeps what its truncation says (by default: bounded restrictions finish, unbounded ones end here),
+        then the watermarks go to the end of time, so that all windows and event-time timers fire. A crash during a
+        drain goes on draining. The checkpoint of a drained stream is at its end for good.
+        """
+        self._loop.request_drain()
+        return self.state
 
     def cancel(self) -> str:
         self.request_stop()

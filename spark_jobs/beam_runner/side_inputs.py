@@ -1,41 +1,107 @@
-"""Side inputs: encoded elements -> what Beam's state API answers for each access pattern and window."""
+"""Side inputs: encoded elements -> what Beam's state API answers for each access pattern, window and key.
+
+Each task writes what it adds to a side input as one *part*. A table is built from the parts by every process that
+reads the side input, and kept from epoch to epoch: only new parts are decoded.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
+from apache_beam.coders import coder_impl
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.pvalue import SideInputData
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext, WindowGroupingBuffer, common_urns
-from spark_jobs.beam_runner.plan import StagePlan
+from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns
+from spark_jobs.beam_runner.manifest import SidePart
+from spark_jobs.beam_runner.plan import SidePlan
 
+INLINE_BYTES = 1 << 20  # a larger part is written to the checkpoint by its task and does not pass the driver
 _COUNT = struct.Struct(">i")
 
 
-def state_of_sides(stage: StagePlan, context: PipelineContext, chunks: dict[str, list[bytes]]) -> dict[bytes, bytes]:
-    """-> serialised StateKey -> encoded values, for all side inputs of a stage. `chunks` by the sides' labels."""
-    answers: dict[bytes, list[bytes]] = {}
+class SideTable:
+    """One side input of one ParDo: its elements by window and key.
 
-    def add(value: bytes, **key: Any) -> None:
-        state_key = beam_fn_api_pb2.StateKey(**key).SerializeToString(deterministic=True)
-        answers.setdefault(state_key, []).append(value)
+    Of a collection that fires more than once for a window, the latest pane is seen, as the model has it: for each key
+    where elements are pairs, else for the window.
+    """
 
-    keys = beam_fn_api_pb2.StateKey
-    for side in stage.sides:
-        access = beam_runner_api_pb2.FunctionSpec.FromString(side.access_pattern)
-        buffer = WindowGroupingBuffer(access, context.coders[side.coder])
-        for chunk in chunks.get(side.label, ()):
-            buffer.append(chunk)
-        for key, window, values, count in buffer.encoded_items():
-            where = {"transform_id": side.transform, "side_input_id": side.tag, "window": window}
-            if access.urn == common_urns.side_inputs.ITERABLE.urn:
-                add(values, iterable_side_input=keys.IterableSideInput(**where))
-            else:
-                add(values, multimap_side_input=keys.MultimapSideInput(key=key, **where))
-                add(key, multimap_keys_side_input=keys.MultimapKeysSideInput(**where))
-                add(
-                    key + _COUNT.pack(count) + values,
-                    multimap_keys_values_side_input=keys.MultimapKeysValuesSideInput(**where),
-                )
-    return {key: b"".join(values) for key, values in answers.items()}
+    def __init__(self, plan: SidePlan, context: PipelineContext) -> None:
+        data = SideInputData.from_runner_api(beam_runner_api_pb2.SideInput.FromString(plan.spec), context)
+        coder = context.coders[plan.coder]
+        element = coder.wrapped_value_coder
+        self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
+        self._by_pane = plan.unbounded
+        self._key_impl = element.key_coder().get_impl() if self._keyed or element.is_kv_coder() else None
+        self._value_impl = (element.value_coder() if self._keyed else element).get_impl()
+        self._windowed_impl = coder.get_impl()
+        self._window_impl = coder.window_coder.get_impl()
+        self._window_of = data.window_mapping_fn
+        self._parts: set[str] = set()
+        self._windows: dict[bytes, dict[bytes, _Values]] = {}
+
+    def hold(self, parts: Iterable[SidePart], read: Callable[[SidePart], Iterable[bytes]]) -> None:
+        """Makes the table hold exactly `parts`."""
+        wanted = {part.name: part for part in parts}
+        if not self._parts <= wanted.keys():  # some have expired, or an epoch was run again
+            self._parts, self._windows = set(), {}
+        for name, part in wanted.items():
+            if name not in self._parts:
+                for chunk in read(part):
+                    self._add(chunk)
+                self._parts.add(name)
+
+    def _add(self, chunk: bytes) -> None:
+        stream = coder_impl.create_InputStream(chunk)
+        while stream.size() > 0:
+            element = self._windowed_impl.decode_from_stream(stream, True)
+            encoded_key = self._key_impl.encode_nested(element.value[0]) if self._key_impl is not None else b""
+            value = element.value[1] if self._keyed else element.value
+            pane = element.pane_info.index if self._by_pane else 0
+            for window in element.windows:
+                keys = self._windows.setdefault(self._window_impl.encode(window), defaultdict(_Values))
+                keys[encoded_key].add(self._value_impl, value, pane)
+
+    def window_for(self, main_window: Any) -> Any:
+        """The side input's window that an element in `main_window` sees."""
+        return self._window_of(main_window)
+
+    def has(self, window: Any) -> bool:
+        """Whether any element of the side input is in its `window`."""
+        return self._window_impl.encode(window) in self._windows
+
+    def answer(self, kind: str, request: Any) -> bytes:
+        """Encoded values, for a StateKey of type `kind` (iterable_side_input, multimap_side_input, ...)."""
+        keys = self._windows.get(request.window, {})
+        if kind == "multimap_keys_side_input":
+            return b"".join(keys)
+        if kind == "multimap_keys_values_side_input":
+            return b"".join(key + _COUNT.pack(values.count) + values.encoded() for key, values in keys.items())
+        if kind == "multimap_side_input":
+            return keys[request.key].encoded() if request.key in keys else b""
+        return b"".join(values.encoded() for values in keys.values())
+
+
+class _Values:
+    def __init__(self) -> None:
+        self._pane = -1
+        self._clear()
+
+    def _clear(self) -> None:
+        self.count, self._stream = 0, coder_impl.create_OutputStream()
+
+    def add(self, impl: Any, value: Any, pane: int) -> None:
+        if pane < self._pane:
+            return
+        if pane > self._pane:
+            self._pane = pane
+            self._clear()
+        impl.encode_to_stream(value, self._stream, True)
+        self.count += 1
+
+    def encoded(self) -> bytes:
+        return bytes(self._stream.get())

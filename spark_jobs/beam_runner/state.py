@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
-from spark_jobs.beam_runner.errors import CheckpointError
+from spark_jobs.beam_runner.errors import CheckpointError, way_back
 from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta
 
 MAGIC = b"KGF1"
@@ -56,16 +56,13 @@ class KeyGroup:
             for key, value in table.items():
                 yield kind, key, value
 
-    def apply(self, frame: bytes, where: str) -> None:
+    def apply(self, frame: bytes, where: str, hint: str | None = None) -> None:
         """Adds a frame's entries. Raises CheckpointError if its bytes are not what was written."""
         if len(frame) < _HEAD.size:
-            raise CheckpointError(f"State frame {where} is cut short.")
+            raise CheckpointError(f"State frame {where} is cut short.", hint=hint)
         magic, checksum = _HEAD.unpack_from(frame)
         if magic != MAGIC or zlib.crc32(memoryview(frame)[_HEAD.size :]) != checksum:
-            raise CheckpointError(
-                f"State frame {where} is damaged.",
-                hint="Restore it from a copy of the checkpoint, or start on a new checkpoint.",
-            )
+            raise CheckpointError(f"State frame {where} is damaged.", hint=hint)
         at = _HEAD.size
         while at < len(frame):
             kind, key_length = _LENGTHS.unpack_from(frame, at)
@@ -99,29 +96,29 @@ class StateCache:
     def take(self, checkpoint: Checkpoint, stage: str, group: int, chain: tuple[Frame, ...]) -> KeyGroup:
         """The group's state as of `chain`. It is out of the cache until `keep`: a failed bundle leaves nothing."""
         if not chain:
-            self._groups.pop((str(checkpoint.root), stage, group), None)
+            self._groups.pop((checkpoint.url, stage, group), None)
             return KeyGroup()
-        at, state = self._groups.pop((str(checkpoint.root), stage, group), (None, KeyGroup()))
+        at, state = self._groups.pop((checkpoint.url, stage, group), (None, KeyGroup()))
         if at in chain:
             missing = chain[chain.index(at) + 1 :]
         else:
             state, missing = KeyGroup(), chain
         for frame in missing:
-            where = f"{frame.file}@{frame.offset}"
             if frame.snapshot:
                 state = KeyGroup()
-            state.apply(checkpoint.read(STATE, frame.file, frame.offset, frame.length), where)
+            data = checkpoint.read(STATE, frame.file, frame.offset, frame.length)
+            state.apply(data, f"{checkpoint.url}/{STATE}/{frame.file}@{frame.offset}", way_back(checkpoint.url))
         return state
 
     def forget_stale(self, checkpoint: Checkpoint, live: Mapping[str, Mapping[int, KeyGroupMeta]]) -> None:
         """Drops what can never be caught up from: Spark does not bind a group to a process, so copies get old."""
         for (root, stage, group), (at, _) in list(self._groups.items()):
             meta = live.get(stage, {}).get(group)
-            if root != str(checkpoint.root) or meta is None or at not in meta.chain:
+            if root != checkpoint.url or meta is None or at not in meta.chain:
                 del self._groups[root, stage, group]
 
     def keep(self, checkpoint: Checkpoint, stage: str, group: int, at: Frame, state: KeyGroup) -> None:
-        self._groups[str(checkpoint.root), stage, group] = (at, state)
+        self._groups[checkpoint.url, stage, group] = (at, state)
 
 
 class StateWriter:

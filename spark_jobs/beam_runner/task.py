@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
+import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from apache_beam.options.value_provider import RuntimeValueProvider
-from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
-from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE, PipelineContext
+from spark_jobs.beam_runner.beam_internals import PipelineContext
 from spark_jobs.beam_runner.bundle import BundleResult, ProcessorPool, StageProcessor
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.exchange import EdgeId, Inbox, Outbox, Parcel, Row
+from spark_jobs.beam_runner.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
 from spark_jobs.beam_runner.grouping import PaneDriver
 from spark_jobs.beam_runner.keyed_stage import load_groups, run_grouping, run_stateful
-from spark_jobs.beam_runner.manifest import KeyGroupMeta, Residual
-from spark_jobs.beam_runner.plan import GROUP, IMPULSE, KEYED, Plan, StagePlan
-from spark_jobs.beam_runner.side_inputs import state_of_sides
+from spark_jobs.beam_runner.manifest import KeyGroupMeta, Residual, SidePart, Waiting
+from spark_jobs.beam_runner.plan import GROUP, KEYED, Plan, SidePlan, StagePlan
+from spark_jobs.beam_runner.side_inputs import INLINE_BYTES, SideTable
+from spark_jobs.beam_runner.splitting import Splitter, Truncation
 from spark_jobs.beam_runner.state import StateCache, StateWriter
+from spark_jobs.beam_runner.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,13 @@ class EpochOrder:
     input_us: dict[str, int]  # input watermarks after the previous epoch, of stages with state
     output_us: dict[str, int]
     waiting_us: dict[str, int]  # stage -> least watermark of its residuals that are not due yet
-    side_files: dict[str, tuple[str, ...]]
+    sides: dict[str, tuple[SidePart, ...]]
+    waiting: tuple[Waiting, ...]
+    keep_sides: bool  # later epochs will read what this one adds to side inputs
+    split_after_s: float | None  # restrictions that run longer are cut
+    draining: bool
+    attempt: str  # unique to each run of the epoch
+    failed_attempts: frozenset[str]
 
     def previous_input_us(self, stage: str) -> int:
         return self.input_us.get(stage, MIN_US)
@@ -52,16 +65,31 @@ class WorkerWarning:
 
 @dataclass
 class Report:
-    """What a task tells the driver. Everything in it goes into the manifest, except for the warnings."""
+    """What a task tells the driver. Its warnings, name and time do not go into the manifest, everything else does."""
 
     output_us: dict[str, int] = field(default_factory=dict)
     input_us: dict[str, int] = field(default_factory=dict)
     groups: dict[tuple[str, int], KeyGroupMeta] = field(default_factory=dict)
     residuals: list[Residual] = field(default_factory=list)
     staged: dict[str, list[bytes]] = field(default_factory=dict)
-    sides: dict[str, list[bytes]] = field(default_factory=dict)
+    sides: dict[str, list[SidePart]] = field(default_factory=dict)
+    waiting: list[Waiting] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
+    process: str = ""  # name of the worker
+    seconds: float = 0.0  # that the task took, without Spark's part
+    wants_finalization: bool = False  # it has DoFns that wait for the commit
     warnings: list[WorkerWarning] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unfinalized:
+    """A bundle whose DoFns want to hear of the commit. Its processor is not used before."""
+
+    order: EpochOrder
+    plan_id: str
+    stage: StagePlan
+    processor: StageProcessor
 
 
 class Worker:
@@ -71,8 +99,15 @@ class Worker:
         self.pool = ProcessorPool()
         self.cache = StateCache()
         self.drivers: dict[tuple[str, str], PaneDriver] = {}
-        self._side_chunks: dict[str, list[bytes]] = {}
+        self._tables: dict[tuple[str, str, str, str], SideTable] = {}
         self._contexts: dict[str, PipelineContext] = {}
+        self._truncations: dict[tuple[str, str], Truncation] = {}
+        self._unfinalized: list[Unfinalized] = []
+
+    @property
+    def name(self) -> str:
+        """Of the process, and of the worker in it."""
+        return f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
 
     def context(self, plan: Plan) -> PipelineContext:
         if plan.id not in self._contexts:
@@ -80,17 +115,47 @@ class Worker:
             self._contexts = {plan.id: PipelineContext(components)}
         return self._contexts[plan.id]
 
-    def forget_stale(self, plan: Plan, order: EpochOrder) -> None:
-        """Keeps memory to what this plan and epoch can still use."""
+    def begin(self, plan: Plan, order: EpochOrder) -> None:
+        """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
+        self.committed(order.checkpoint, order.epoch - 1, order.failed_attempts)
         self.cache.forget_stale(order.checkpoint, order.groups)
-        named = {name for names in order.side_files.values() for name in names}
-        self._side_chunks = {name: chunks for name, chunks in self._side_chunks.items() if name in named}
+        self._tables = {key: table for key, table in self._tables.items() if key[0] == plan.id}
         self.drivers = {key: driver for key, driver in self.drivers.items() if key[0] == plan.id}
 
-    def side_file(self, checkpoint: Checkpoint, name: str) -> list[bytes]:
-        if name not in self._side_chunks:
-            self._side_chunks[name] = decode_chunks(checkpoint.read(SIDE, name))
-        return self._side_chunks[name]
+    def truncation(self, plan: Plan, stage: StagePlan) -> Truncation:
+        key = (plan.id, stage.id)
+        if key not in self._truncations:
+            self._truncations = {key: Truncation(beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor))}
+        return self._truncations[key]
+
+    def finalize_after_commit(self, bundles: list[Unfinalized]) -> None:
+        self._unfinalized += bundles
+
+    def committed(self, checkpoint: Checkpoint, epoch: int, failed_attempts: frozenset[str]) -> None:
+        """Finalises the bundles of epochs up to `epoch`, but for those of attempts that failed."""
+        bundles, self._unfinalized = self._unfinalized, []
+        for bundle in bundles:
+            order = bundle.order
+            is_ours = str(order.checkpoint.root) == str(checkpoint.root)
+            if is_ours and order.epoch > epoch:
+                self._unfinalized.append(bundle)
+                continue
+            if is_ours and order.attempt not in failed_attempts:
+                bundle.processor.finalize()
+            self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
+
+    def close(self) -> None:
+        """Tears down all DoFns."""
+        for bundle in self._unfinalized:
+            bundle.processor.discard()
+        self._unfinalized = []
+        self.pool.close()
+
+    def side_table(self, plan: Plan, stage: StagePlan, side: SidePlan) -> SideTable:
+        key = (plan.id, stage.id, side.transform, side.tag)
+        if key not in self._tables:
+            self._tables[key] = SideTable(side, self.context(plan))
+        return self._tables[key]
 
 
 def encode_chunks(chunks: list[bytes]) -> bytes:
@@ -110,7 +175,10 @@ def run_level(
     worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, inbox: Inbox
 ) -> tuple[dict[int, Parcel], Report]:
     """Runs the level's stages in plan order. -> (parcels for the next level by partition, report)."""
-    return _LevelRun(worker, plan, order, level, part, inbox).run()
+    began = time.perf_counter()
+    parcels, report = _LevelRun(worker, plan, order, level, part, inbox).run()
+    report.seconds = time.perf_counter() - began
+    return parcels, report
 
 
 class _LevelRun:
@@ -126,10 +194,11 @@ class _LevelRun:
                 self.outbox.blocks[part][edge] += rows
         self.watermarks = dict(inbox.watermarks)
         self.sides = inbox.sides
-        self.report = Report()
+        self.report = Report(process=worker.name)
         self.state_writer = StateWriter(order.checkpoint, worker.cache, order.epoch)
         self.times: dict[tuple[str, int], tuple[int, int, int]] = {}
-        worker.forget_stale(plan, order)
+        self.unfinalized: list[Unfinalized] = []
+        worker.begin(plan, order)
 
     def run(self) -> tuple[dict[int, Parcel], Report]:
         RuntimeValueProvider.set_runtime_options(dict(self.plan.options))
@@ -139,16 +208,26 @@ class _LevelRun:
         for (stage_id, number), chain in self.state_writer.write().items():
             self.report.groups[stage_id, number] = KeyGroupMeta(chain, *self.times[stage_id, number])
         self.report.staged = dict(self.outbox.staged)
-        self.report.sides = dict(self.outbox.sides)
+        self.report.sides = {label: [self._side_part(chunks)] for label, chunks in self.outbox.sides.items()}
         parcels = {
             p: Parcel(self.part, dict(self.outbox.blocks.get(p, {})), self.watermarks, self._sides_for(p))
             for p in range(self.order.partitions)
         }
+        if self.unfinalized:
+            self.worker.finalize_after_commit(self.unfinalized)
+            self.report.wants_finalization = True
         return parcels, self.report
 
-    def _sides_for(self, partition: int) -> dict[str, list[bytes]]:
+    def _side_part(self, chunks: SideChunks) -> SidePart:
+        """Small parts of a side input that ends with the epoch travel as they are; others by the checkpoint."""
+        if not self.order.keep_sides and sum(map(len, chunks.chunks)) <= INLINE_BYTES:
+            return SidePart(uuid.uuid4().hex, chunks.end_us, tuple(chunks.chunks))
+        name = self.order.checkpoint.write(SIDE, self.order.epoch, "rows", encode_chunks(chunks.chunks))
+        return SidePart(name, chunks.end_us)
+
+    def _sides_for(self, partition: int) -> dict[str, list[SidePart]]:
         """Every task reads the whole of a side input: what was made here goes to all, what came in stays."""
-        made = self.outbox.sides
+        made = self.report.sides
         if partition != self.part:
             return dict(made)
         return {label: self.sides.get(label, []) + made.get(label, []) for label in {*self.sides, *made}}
@@ -157,11 +236,15 @@ class _LevelRun:
         order = self.order
         input_us = min([self.watermarks.get(p, MAX_US) for p in stage.producers], default=MAX_US)
         rows = [self.here.pop((stage.id, index), []) for index in range(len(stage.inputs))]
+        sides = self._sides_of(stage)
+        if sides:
+            rows, waiting_us = self._wait_for_sides(stage, rows, sides)
+            input_us = min(input_us, waiting_us)
         metas = {n: m for n, m in order.groups.get(stage.id, {}).items() if n % order.partitions == self.part}
         due = {n for n, m in metas.items() if self._is_due(m, input_us)}
         hold_us = min([m.hold_us for n, m in metas.items()], default=MAX_US)
         if any(rows) or due:
-            hold_us = self._run_bundle(stage, rows, metas, due, input_us)
+            hold_us = self._run_bundle(stage, rows, sides, metas, due, input_us)
         watermark = min(input_us, hold_us, order.waiting_us.get(stage.id, MAX_US))
         watermark = max(watermark, order.output_us.get(stage.id, MIN_US))  # never back
         self.watermarks[stage.id] = self.report.output_us[stage.id] = watermark
@@ -173,48 +256,78 @@ class _LevelRun:
         return meta.next_event_us <= input_us or meta.next_real_us <= self.order.now_us or at_the_end
 
     def _run_bundle(
-        self, stage: StagePlan, rows: list[list[Row]], metas: dict[int, KeyGroupMeta], due: set[int], input_us: int
+        self,
+        stage: StagePlan,
+        rows: list[list[Row]],
+        sides: list[Side],
+        metas: dict[int, KeyGroupMeta],
+        due: set[int],
+        input_us: int,
     ) -> int:
         """-> the stage's hold: the least time that its state and residuals keep its output watermark at."""
-        worker, order = self.worker, self.order
-        processor = worker.pool.take(self.plan.id, stage)
+        processor = self.worker.pool.take(self.plan.id, stage)
         for output in processor.outputs:
             output.send = self._send
-            output.side = lambda label, data: self.outbox.sides[label].append(data)
+            output.side = lambda label, data, end_us: self.outbox.sides[label].add(data, end_us)
             output.stage_item = lambda label, data: self.outbox.staged[label].append(data)
-            output.part, output.key_groups = self.part, order.key_groups
-        if stage.sides:
-            processor.state.use_sides(self._side_state(stage))
-        kind = stage.inputs[0].kind
-        if kind in (GROUP, KEYED):
-            touched = due | {row[0] for row in rows[0]}
-            groups = load_groups(worker.cache, order, stage.id, touched)
-            old_us = order.previous_input_us(stage.id)
-            if kind == GROUP:
-                driver = self._pane_driver(stage, processor)
-                result, times = run_grouping(processor, driver, groups, rows[0], old_us, input_us, order.now_us)
+            output.part, output.key_groups = self.part, self.order.key_groups
+        processor.state.use_sides({(side.plan.transform, side.plan.tag): side.table for side in sides})
+        try:
+            if stage.keeps_state:
+                result, hold_us = self._run_keyed(stage, processor, rows[0], metas, due, input_us)
             else:
-                result, times = run_stateful(
-                    processor, groups, order.key_groups, rows[0], old_us, input_us, order.now_us
-                )
-            for number, group in groups.items():
-                chain = order.groups.get(stage.id, {}).get(number, KeyGroupMeta()).chain
-                self.state_writer.add(stage.id, number, chain, group)
-                self.times[stage.id, number] = times[number]
-            untouched = [m.hold_us for n, m in metas.items() if n not in touched]
-            hold_us = min([*untouched, *(t[0] for t in times.values())], default=MAX_US)
-        else:
-            result = processor.run(lambda: self._feed(stage, processor, rows))
-            hold_us = MAX_US
+                result, hold_us = self._run_unkeyed(stage, processor, rows), MAX_US
+        except BaseException as error:
+            processor.discard()
+            order = self.order
+            error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
+            raise
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
-        worker.pool.give_back(self.plan.id, stage, processor)
+        if result.wants_finalization:
+            self.unfinalized.append(Unfinalized(self.order, self.plan.id, stage, processor))
+        else:
+            self.worker.pool.give_back(self.plan.id, stage, processor)
         return hold_us
 
-    def _feed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> None:
-        for plan, operation, some in zip(stage.inputs, processor.inputs, rows, strict=True):
+    def _run_keyed(
+        self,
+        stage: StagePlan,
+        processor: StageProcessor,
+        rows: list[Row],
+        metas: dict[int, KeyGroupMeta],
+        due: set[int],
+        input_us: int,
+    ) -> tuple[BundleResult, int]:
+        order = self.order
+        touched = due | {row[0] for row in rows}
+        groups = load_groups(self.worker.cache, order, stage.id, touched)
+        old_us = order.previous_input_us(stage.id)
+        if stage.inputs[0].kind == GROUP:
+            driver = self._pane_driver(stage, processor)
+            result, times = run_grouping(processor, driver, groups, rows, old_us, input_us, order.now_us)
+        else:
+            result, times = run_stateful(processor, groups, order.key_groups, rows, old_us, input_us, order.now_us)
+        for number, group in groups.items():
+            chain = order.groups.get(stage.id, {}).get(number, KeyGroupMeta()).chain
+            self.state_writer.add(stage.id, number, chain, group)
+            self.times[stage.id, number] = times[number]
+        untouched = [m.hold_us for n, m in metas.items() if n not in touched]
+        return result, min([*untouched, *(t[0] for t in times.values())], default=MAX_US)
+
+    def _run_unkeyed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> BundleResult:
+        splitter = None
+        if stage.splittable:
+            if self.order.draining:
+                rows = [self.worker.truncation(self.plan, stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
+            if self.order.split_after_s is not None:
+                splitter = Splitter(processor.inputs[0], len(rows[0]), self.order.split_after_s)
+        return processor.run(lambda: self._feed(processor, rows), splitter)
+
+    def _feed(self, processor: StageProcessor, rows: list[list[Row]]) -> None:
+        for operation, some in zip(processor.inputs, rows, strict=True):
             for _, _, chunk in some:
-                operation.push(operation.decode(ENCODED_IMPULSE if plan.kind == IMPULSE else chunk))
+                operation.push(operation.decode(chunk))
 
     def _send(self, edge: EdgeId, partition: int, row: Row) -> None:
         if self.level_of[edge[0]] == self.level:
@@ -229,23 +342,64 @@ class _LevelRun:
             self.worker.drivers[key] = PaneDriver(operation.windowing, operation.element_impl)
         return self.worker.drivers[key]
 
-    def _side_state(self, stage: StagePlan) -> dict[bytes, bytes]:
-        chunks: dict[str, list[bytes]] = {}
-        for side in stage.sides:
-            stored = [
-                chunk
-                for name in self.order.side_files.get(side.label, ())
-                for chunk in self.worker.side_file(self.order.checkpoint, name)
-            ]
-            chunks[side.label] = stored + self.sides.get(side.label, [])
-        return state_of_sides(stage, self.worker.context(self.plan), chunks)
+    # ---- side inputs
+    def _sides_of(self, stage: StagePlan) -> list[Side]:
+        sides = []
+        for plan in stage.sides:
+            table = self.worker.side_table(self.plan, stage, plan)
+            added = self.sides.get(plan.label, [])
+            table.hold([*self.order.sides.get(plan.label, ()), *added], self._chunks)
+            watermark_us = min([self.watermarks.get(p, MAX_US) for p in plan.producers], default=MAX_US)
+            sides.append(Side(plan, table, watermark_us, bool(added)))
+        return sides
+
+    def _chunks(self, part: SidePart) -> Iterable[bytes]:
+        if part.chunks is not None:
+            return part.chunks
+        return decode_chunks(self.order.checkpoint.read(SIDE, part.name))
+
+    def _wait_for_sides(
+        self, stage: StagePlan, rows: list[list[Row]], sides: list[Side]
+    ) -> tuple[list[list[Row]], int]:
+        """-> (rows to process now, the least time of those that have to wait)."""
+        hold_us = MAX_US
+        for waiting in self.order.waiting:
+            if waiting.stage != stage.id or not self._is_mine(stage, waiting):
+                continue
+            if waiting.partitions == self.order.partitions and not may_be_ready(waiting, sides):
+                hold_us = min(hold_us, waiting.hold_us)
+                continue
+            self.report.released.append(waiting.file)
+            stored = decode_rows(self.order.checkpoint.read(SIDE, waiting.file))
+            if stage.inputs[0].kind == KEYED:
+                stored = [[row for row in some if row[0] % self.order.partitions == self.part] for some in stored]
+            rows = [older + newer for older, newer in zip(stored, rows, strict=True)]
+        if not any(rows):
+            return rows, hold_us
+        processor = self.worker.pool.take(self.plan.id, stage)
+        outcome = sort(rows, processor.inputs, sides, self.order.output_us.get(stage.id, MIN_US))
+        self.worker.pool.give_back(self.plan.id, stage, processor)
+        if any(outcome.aside):
+            order = self.order
+            file = order.checkpoint.write(SIDE, order.epoch, "waiting", encode_rows(outcome.aside))
+            self.report.waiting.append(
+                Waiting(stage.id, file, outcome.hold_us, outcome.ready_us, self.part, order.partitions)
+            )
+        return outcome.ready, min(hold_us, outcome.hold_us)
+
+    def _is_mine(self, stage: StagePlan, waiting: Waiting) -> bool:
+        """After a change of the number of tasks every task takes its own key groups out of each file."""
+        is_split = stage.inputs[0].kind == KEYED and waiting.partitions != self.order.partitions
+        return is_split or waiting.part % self.order.partitions == self.part
 
     def _keep_residuals(self, stage: StagePlan, result: BundleResult) -> int:
         hold_us = MAX_US
         for rest in result.deferred:
             watermark = rest.watermark_us if rest.watermark_us is not None else self._least_output(stage)
             due_us = self.order.now_us + rest.delay_us if rest.delay_us else 0
-            self.report.residuals.append(Residual(rest.transform, rest.element, watermark, due_us, self.part))
+            self.report.residuals.append(
+                Residual(rest.transform, rest.element, watermark, due_us, self.part, self.order.draining)
+            )
             hold_us = min(hold_us, watermark)
         return hold_us
 

@@ -14,6 +14,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 from common.publish import PUBLISH_URN
 from spark_jobs.beam_runner import phases
 from spark_jobs.beam_runner.beam_internals import (
+    PipelineContext,
     Stage,
     TransformContext,
     bundle_processor,
@@ -29,6 +30,7 @@ from spark_jobs.beam_runner.plan import (
     IMPULSE,
     KEYED,
     PUBLISH,
+    SCRIPT,
     SHUFFLE,
     SIDE,
     InputPlan,
@@ -36,19 +38,22 @@ from spark_jobs.beam_runner.plan import (
     SidePlan,
     StagePlan,
 )
+from spark_jobs.beam_runner.script import Script, read_script
+from spark_jobs.beam_runner.state_format import state_format
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
 
 
-def make_plan(proto: Any, options: PipelineOptions, *, streaming: bool, is_drain: bool = False) -> Plan:
+def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -> Plan:
     """Raises UnsupportedPipelineError, with every gap by name, before anything runs."""
-    _refuse_unsupported(proto, streaming)
+    _refuse_unsupported(proto)
     publishers = {
         t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
     }
+    scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
     context, stages = optimise(proto, is_drain)
-    return _Translation(context, stages, options, publishers).plan()
+    return _Translation(context, stages, options, publishers).plan(scripts[0] if scripts else None)
 
 
 def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list[Stage]]:
@@ -63,8 +68,10 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
             t.pack_combiners,
             phases.lift_combiners_that_keep_timestamps,
             t.expand_sdf,
+            phases.begin_stages_that_wait,
             phases.expand_reshuffle,
             phases.expand_publish,
+            phases.expand_test_stream,
             t.expand_gbk,
             t.sink_flattens,
             t.greedily_fuse,
@@ -80,6 +87,7 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
                 common_urns.primitives.FLATTEN.urn,
                 common_urns.primitives.GROUP_BY_KEY.urn,
                 phases.RESHUFFLE_URN,
+                phases.TEST_STREAM_URN,
                 PUBLISH_URN,
             ]
         ),
@@ -89,37 +97,16 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
     return context, stages
 
 
-def _refuse_unsupported(proto: Any, streaming: bool) -> None:
+def _refuse_unsupported(proto: Any) -> None:
     gaps = []
-    components = proto.components
-    replaced = _inside_publish(components)
-    for transform_id, transform in components.transforms.items():
-        if transform_id in replaced:
-            continue
-        if transform.spec.urn == common_urns.primitives.TEST_STREAM.urn:
-            gaps.append(f"{transform.unique_name}: TestStream is not supported yet")
-        if transform.spec.urn not in translations.PAR_DO_URNS:
-            continue
-        payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
-        if streaming and payload.requests_finalization:
-            gaps.append(f"{transform.unique_name}: bundle finalisation is not supported in streaming yet")
-        for tag in payload.side_inputs if streaming else ():
-            source = components.pcollections[transform.inputs[tag]]
-            if source.is_bounded == beam_runner_api_pb2.IsBounded.UNBOUNDED:
-                gaps.append(f"{transform.unique_name}: a side input of an unbounded collection is not supported yet")
+    scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
+    for script in scripts:
+        if beam_runner_api_pb2.TestStreamPayload.FromString(script.spec.payload).endpoint.url:
+            gaps.append(f"{script.unique_name}: a TestStream whose events come from a service")
+    if len(scripts) > 1:
+        gaps.append(f"{', '.join(sorted(s.unique_name for s in scripts))}: more than one TestStream")
     if gaps:
         raise UnsupportedPipelineError(gaps)
-
-
-def _inside_publish(components: Any) -> set[str]:
-    """Transforms of Publish's default expansion, which the runner replaces."""
-    inside: set[str] = set()
-    left = [c for t in components.transforms.values() if t.spec.urn == PUBLISH_URN for c in t.subtransforms]
-    while left:
-        transform_id = left.pop()
-        inside.add(transform_id)
-        left += components.transforms[transform_id].subtransforms
-    return inside
 
 
 class _Translation:
@@ -151,7 +138,7 @@ class _Translation:
                 for pcoll in translations.side_inputs(transform).values():
                     self.side_readers.add(translations.create_buffer_id(pcoll))
 
-    def plan(self) -> Plan:
+    def plan(self, test_stream: Any | None) -> Plan:
         planned: list[StagePlan] = []
         levels: dict[str, int] = {}
         for index, stage in enumerate(self.stages):
@@ -159,7 +146,22 @@ class _Translation:
             levels[plan.id] = plan.level
             planned.append(plan)
         options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
-        return Plan(tuple(planned), self.components.SerializeToString(deterministic=True), options, self.publishers)
+        return Plan(
+            tuple(planned),
+            self.components.SerializeToString(deterministic=True),
+            options,
+            self.publishers,
+            None if test_stream is None else self._script(test_stream),
+        )
+
+    def _script(self, test_stream: Any) -> Script:
+        payload = beam_runner_api_pb2.TestStreamPayload.FromString(test_stream.spec.payload)
+        coders = PipelineContext(self.components).coders
+        inputs = {
+            tag: (f"{test_stream.unique_name}/{tag}", coders[self.context.data_channel_coders[f"{pcoll}_played"]])
+            for tag, pcoll in sorted(test_stream.outputs.items())
+        }
+        return read_script(payload, inputs, coders[payload.coder_id])
 
     # ---- names and kinds
     def _stage_name(self, stage: Stage) -> str:
@@ -184,6 +186,8 @@ class _Translation:
                 raise UnsupportedPipelineError([f"{self._stage_name(stage)}: state directly on an Impulse"])
             return IMPULSE
         kind, _ = translations.split_buffer_id(transform.spec.payload)
+        if kind == phases.SCRIPT_BUFFER:
+            return SCRIPT
         if kind == "group":
             return GROUP
         if stage.is_stateful():
@@ -195,7 +199,9 @@ class _Translation:
         inputs: list[InputPlan] = []
         sides: list[SidePlan] = []
         transforms: dict[str, Any] = {}
-        state_format = ""
+        sources: list[str] = []
+        publishes: list[str] = []
+        needs = ""
         least_level = [0]
         for transform in stage.transforms:
             copied = beam_runner_api_pb2.PTransform()
@@ -206,10 +212,14 @@ class _Translation:
                 least_level += [levels[p] + (plan.kind in _RAISES_LEVEL) for p in plan.producers]
                 copied.spec.urn, copied.spec.payload = INPUT_URN, pickle.dumps(spec)
                 if plan.kind in (GROUP, KEYED):
-                    state_format = self._state_format(spec)
+                    needs = self._state_format(stage, spec)
             elif transform.spec.urn == _WRITE:
-                copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(self._output(transform))
+                output = self._output(transform)
+                publishes += output.labels(PUBLISH)
+                copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(output)
             elif transform.spec.urn in translations.PAR_DO_URNS:
+                if transform.spec.urn == common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn:
+                    sources.append(transform.unique_name)
                 for side in self._sides(transform):
                     sides.append(side)
                     least_level += [levels[p] + 1 for p in side.producers]
@@ -230,7 +240,9 @@ class _Translation:
             inputs=tuple(inputs),
             sides=tuple(sides),
             descriptor=descriptor.SerializeToString(deterministic=True),
-            state_format=state_format,
+            state_format=needs,
+            sources=tuple(sources),
+            publishes=tuple(publishes),
         )
 
     def _input(self, stage: Stage, transform: Any) -> tuple[InputPlan, InputSpec]:
@@ -261,41 +273,48 @@ class _Translation:
     def _sides(self, transform: Any) -> list[SidePlan]:
         payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
         plans = []
+        main = next(pcoll for tag, pcoll in transform.inputs.items() if tag not in payload.side_inputs)
         for tag, side in sorted(payload.side_inputs.items()):
             pcoll = transform.inputs[tag]
             writers = self.writers.get(translations.create_buffer_id(pcoll), [])
+            unbounded = phases.is_unbounded(self.components, pcoll)
             plans.append(
                 SidePlan(
                     transform=transform.unique_name,
                     tag=tag,
                     label=self.producer_label.get(pcoll, pcoll),
-                    access_pattern=side.access_pattern.SerializeToString(deterministic=True),
+                    spec=side.SerializeToString(deterministic=True),
                     coder=self.context.safe_coders[self.context.data_channel_coders[pcoll]],
                     producers=tuple(sorted({self.ids[w] for w in writers})),
+                    unbounded=unbounded,
+                    waits=unbounded and transform.spec.urn in phases.WAITS_FOR_SIDES,
+                    triggered=unbounded and self._windowing(pcoll).trigger.WhichOneof("trigger") != "default",
+                    lateness_us=1000 * self._windowing(main).allowed_lateness,
                 )
             )
         return plans
 
-    # ---- what keyed state depends on
-    def _state_format(self, spec: InputSpec) -> str:
-        """Coder structure and windowing, without pickled payloads, which differ from run to run."""
-        windowing = self.components.windowing_strategies[spec.windowing]
-        window_fn = windowing.window_fn
-        standard = window_fn.urn.startswith("beam:window_fn:")
-        return " ".join(
-            [
-                self._coder_shape(spec.grouped_coder or spec.coder),
-                window_fn.urn,
-                window_fn.payload.hex() if standard else "",
-                str(windowing.allowed_lateness),
-                str(windowing.accumulation_mode),
-            ]
-        )
+    def _windowing(self, pcoll: str) -> Any:
+        return self.components.windowing_strategies[self.components.pcollections[pcoll].windowing_strategy_id]
 
-    def _coder_shape(self, coder_id: str) -> str:
-        coder = self.components.coders[coder_id]
-        inner = ",".join(self._coder_shape(c) for c in coder.component_coder_ids)
-        return f"{coder.spec.urn}({inner})" if inner else str(coder.spec.urn)
+    # ---- what keyed state depends on
+    def _state_format(self, stage: Stage, spec: InputSpec) -> str:
+        cells = [
+            (name, cell)
+            for transform in stage.transforms
+            if transform.spec.urn in translations.PAR_DO_URNS
+            for name, cell in proto_utils.parse_Bytes(
+                transform.spec.payload, beam_runner_api_pb2.ParDoPayload
+            ).state_specs.items()
+        ]
+        return state_format(
+            self.components,
+            spec.kind,
+            spec.grouped_coder or spec.coder,
+            spec.windowing,
+            is_triggered=spec.kind == GROUP,
+            cells=sorted(cells, key=lambda named: named[0]),
+        )
 
 
 def _is_plain(value: object) -> bool:

@@ -11,6 +11,7 @@ from apache_beam.coders import coder_impl
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.exchange import key_group
+from spark_jobs.beam_runner.side_inputs import SideTable
 from spark_jobs.beam_runner.state import USER, KeyGroup
 
 _WINDOW_LENGTH = struct.Struct("<I")
@@ -36,7 +37,7 @@ class StateHandler(beam_parts.CachingStateHandler):
         self.key_groups = 1
         self.key_impl: Any = None  # of the stage's keyed input
         self.contexts: dict[str, Any] = {}
-        self.sides: dict[bytes, bytes] = {}
+        self.sides: dict[tuple[str, str], SideTable] = {}  # by transform and tag
         self._decoded_sides: dict[bytes, list[Any]] = {}
         self._group_of: dict[tuple[str, bytes], int] = {}
 
@@ -44,7 +45,7 @@ class StateHandler(beam_parts.CachingStateHandler):
         self.groups, self.key_groups, self.key_impl = groups, key_groups, key_impl
         self._group_of.clear()
 
-    def use_sides(self, sides: dict[bytes, bytes]) -> None:
+    def use_sides(self, sides: dict[tuple[str, str], SideTable]) -> None:
         self.sides = sides
         self._decoded_sides.clear()
 
@@ -56,13 +57,16 @@ class StateHandler(beam_parts.CachingStateHandler):
         """Nothing to close: there is no channel."""
 
     def blocking_get(self, state_key: Any, coder: Any) -> list[Any]:
-        if state_key.WhichOneof("type").endswith("user_state"):
+        kind = state_key.WhichOneof("type")
+        if kind.endswith("user_state"):
             group, key = self._slot(state_key)
             return list(coder.decode_all(group.entries[USER].get(key, b"")))
         key = state_key.SerializeToString(deterministic=True)
         values = self._decoded_sides.get(key)
         if values is None:
-            values = self._decoded_sides[key] = list(coder.decode_all(self.sides.get(key, b"")))
+            request = getattr(state_key, kind)
+            answer = self.sides[request.transform_id, request.side_input_id].answer(kind, request)
+            values = self._decoded_sides[key] = list(coder.decode_all(answer))
         return values
 
     def extend(self, state_key: Any, coder: Any, elements: list[Any]) -> Any:

@@ -16,6 +16,7 @@ from common.lake.staging import decode_staged
 from common.publish import Epoch
 from common.records import DEAD_LETTER_SCHEMA
 from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.clock import now_us
 from spark_jobs.beam_runner.manifest import Manifest, Residual
 from tests.cli.conftest import PROJECT, Cli
 
@@ -42,7 +43,8 @@ def write_dead_letters(warehouse: Path, reasons: Sequence[tuple[str, str]]) -> N
 def write_manifest(folder: Path, epoch: int, residuals: tuple[Residual, ...] = ()) -> None:
     checkpoint = Checkpoint(folder)
     checkpoint.prepare()
-    checkpoint.commit_manifest(epoch, Manifest(epoch=epoch, job="j", key_groups=1, residuals=residuals).to_json())
+    manifest = Manifest(epoch=epoch, job="j", committed_us=now_us(), key_groups=1, residuals=residuals)
+    checkpoint.commit_manifest(epoch, manifest.to_json())
 
 
 def test_nothing_is_there(cli: Cli, tmp_path: Path) -> None:

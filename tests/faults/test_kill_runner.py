@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import counting_job
+from tests.faults.conftest import Note
+from tests.faults.differences import differences
+from tests.faults.killed_runs import Outcome
+from tests.faults.kills import Kill
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(root: Path, per_source: int, slice_size: int, transport: str) -> subprocess.Popen[bytes]:
+def start(root: Path, per_source: int, slice_size: int, transport: str, *flags: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.faults.counting_job", str(root), str(per_source), str(slice_size)]
-    command.append(f"--transport={transport}")
+    command += [f"--transport={transport}", *flags]
     with open(root / "log", "ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
@@ -35,38 +38,20 @@ def kill_after_epoch(job: subprocess.Popen[bytes], root: Path, epoch: int, delay
     job.wait()
 
 
-def assert_exact(root: Path, per_source: int) -> None:
-    values = counting_job.expected_values(per_source)
-    sums = counting_job.published(root / "out/sums")
-    seen: dict[int, list[int]] = {}
-    last: dict[int, int] = {}
-    for key, value, total in sums:
-        seen.setdefault(key, []).append(value)
-        last[key] = max(total, last.get(key, 0))
-    assert {k: sorted(v) for k, v in seen.items()} == {k: sorted(v) for k, v in values.items()}
-    assert last == {k: sum(v) for k, v in values.items()}
-
-    windows = counting_job.published(root / "out/windows")
-    assert len(windows) == len({(key, start) for key, start, _ in windows}), "a window fired twice"
-    assert {(key, start): total for key, start, total in windows} == counting_job.expected_windows(per_source)
-
-    quiet = counting_job.published(root / "out/quiet")
-    # Each element sets the timer anew, so the last report of a key has counted all of them.
-    assert {key: max(count for k, count in quiet if k == key) for key in values} == {
-        k: len(v) for k, v in values.items()
-    }
-
-
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("transport", "per_source", "slice_size"), [("local", 9000, 150), ("spark", 9000, 600)], ids=["local", "spark"]
 )
-def test_three_kills_leave_exact_results(tmp_path: Path, transport: str, per_source: int, slice_size: int) -> None:
-    epochs = per_source // slice_size
+def test_three_kills_leave_exact_results(
+    tmp_path: Path, note: Note, transport: str, per_source: int, slice_size: int
+) -> None:
+    epochs, kills = per_source // slice_size, []
     for round_number, delay_s in enumerate((0.0, 0.03, 0.11), start=1):
         job = start(tmp_path, per_source, slice_size, transport)
         kill_after_epoch(job, tmp_path, round_number * epochs // 5, delay_s)
+        kills.append(Kill(f"{delay_s} s after a manifest", "process group", round_number * epochs // 5))
     final = start(tmp_path, per_source, slice_size, transport)
     assert final.wait(120) == 0, (tmp_path / "log").read_text()[-2000:]
-    assert_exact(tmp_path, per_source)
+    note(f"{transport} transport", Outcome(kills, len(kills) + 1, differences(tmp_path, per_source)))
+    assert differences(tmp_path, per_source) == 0

@@ -18,6 +18,13 @@ class Transport(Protocol):
         """`parcels`: what the first level's tasks start with, by partition. -> the reports of all tasks."""
         ...
 
+    def committed(self, order: EpochOrder, processes: set[str]) -> None:
+        """The epoch of `order` is committed: bundles in `processes` (names of workers) are finalised.
+
+        Best effort, as Beam's finalisation is: what is not reached now is finalised with the next epoch.
+        """
+        ...
+
     def close(self) -> None:
-        """Tears down what the transport started itself."""
+        """Tears down DoFns, and what the transport started itself."""
         ...

@@ -27,6 +27,15 @@ class LocalTransport:
             waiting = sent
         return reports
 
+    @property
+    def processes(self) -> set[str]:
+        """Names of the workers."""
+        return {worker.name for worker in self._workers}
+
+    def committed(self, order: EpochOrder, processes: set[str]) -> None:  # noqa: ARG002
+        for worker in self._workers:
+            worker.committed(order.checkpoint, order.epoch, order.failed_attempts)
+
     def close(self) -> None:
         for worker in self._workers:
-            worker.pool.close()
+            worker.close()

@@ -6,48 +6,89 @@ no query to plan. Rows are bucketed by target in the Python task; Spark moves wh
 
 from __future__ import annotations
 
+import logging
 import pickle
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from spark_jobs.beam_runner.errors import RunnerError, StepError
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PythonException as PySparkPythonException
+
+from spark_jobs.beam_runner.errors import RunnerError, SessionLostError, StepError, WorkerLostError
 from spark_jobs.beam_runner.exchange import Parcel
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report, WorkerWarning
+from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, WorkerWarning
+from spark_jobs.beam_runner.transport.attempts import whole_epoch
+from spark_jobs.shipping import is_local
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
 
-Message = tuple[Parcel, list[Report]]
+_log = logging.getLogger(__name__)
+
+_TELL_ATTEMPTS = 3
+_EXECUTORS_WITHIN_S = 60.0
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 class SparkTransport:
-    """`partitions` = tasks per level; 0 = as many as Spark has cores."""
+    """`partitions` = tasks per level; 0 = as many as Spark has cores when the job starts."""
 
-    def __init__(self, context: SparkContext, partitions: int = 0) -> None:
+    def __init__(self, context: SparkContext, partitions: int = 0, *, has_teardown: bool = False) -> None:
         self._context = context
-        _require_whole_epochs(context)
-        self.partitions = partitions or context.defaultParallelism
+        self.partitions = partitions or _cores(context)
+        self._has_teardown, self._processes = has_teardown, set[str]()
         self._plan: tuple[str, Broadcast[Plan]] | None = None
         self._warned: set[WorkerWarning] = set()
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        try:
+            collected = self._job(plan, order, first_level, parcels).collect()
+        except Exception as error:
+            raise _failure(self._context, error) from None
+        runs = [run for packed in collected for run in pickle.loads(packed)]
+        reports = whole_epoch(runs, range(first_level, plan.levels), self.partitions)
+        self._processes.update(report.process for report in reports)
+        self._warn(reports)
+        return reports
+
+    def _job(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> Any:
         shared = self._broadcast(plan)
         self._context.setJobDescription(f"epoch {order.epoch}")
-        start = [_pack((parcels[p], [])) for p in range(self.partitions)]
+        start = [pickle.dumps((None, parcels[p], []), protocol=5) for p in range(self.partitions)]
         rdd: Any = self._context.parallelize(start, self.partitions)
         for level in range(first_level, plan.levels):
             if level > first_level:
                 rdd = rdd.partitionBy(self.partitions, int).values()
             rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
-        try:
-            collected = rdd.collect()
-        except Exception as error:
-            raise StepError.from_spark(error) from None
-        reports: list[Report] = [report for packed in collected for report in pickle.loads(packed)]
-        self._warn(reports)
-        return reports
+        return rdd
+
+    def committed(self, order: EpochOrder, processes: set[str]) -> None:
+        message = (order.checkpoint, order.epoch, order.failed_attempts)
+        self._tell_workers(processes, lambda worker: worker.committed(*message))
+
+    def _tell_workers(self, processes: set[str], tell: Callable[[Worker], None]) -> None:
+        """Spark does not place a task in a process: a task for each, and again if one got two of them."""
+
+        def run_task(_: Iterable[int]) -> Iterator[str]:
+            from spark_jobs.beam_runner.transport import spark_worker
+
+            yield spark_worker.tell(tell)
+
+        left = set(processes)
+        for _ in range(_TELL_ATTEMPTS):
+            tasks = self._context.parallelize(range(self.partitions), self.partitions)
+            try:
+                left -= set(tasks.mapPartitions(run_task).collect())
+            except Exception as error:
+                _log.warning(
+                    "Workers could not be told that an epoch or the job has ended: %s", _failure(self._context, error)
+                )
+                return
+            if not left:
+                return
 
     def _warn(self, reports: list[Report]) -> None:
         """What workers warned of is said here too, once a job; the driver's filters decide whether it is shown."""
@@ -62,20 +103,55 @@ class SparkTransport:
         return self._plan[1]
 
     def close(self) -> None:
+        if not _is_alive(self._context):
+            return
+        if self._has_teardown:  # of a process that a failed task took with it, Spark leaves nothing to tear down
+            self._tell_workers(self._processes, lambda worker: worker.close())
         if self._plan is not None:
             self._plan[1].unpersist()
 
 
-def _require_whole_epochs(context: SparkContext) -> None:
-    """A lost shuffle output must fail the epoch: Spark would recompute it, but no source reads the same twice."""
-    conf = context.getConf()
-    attempts = conf.get("spark.stage.maxConsecutiveAttempts", "4")
-    is_local = str(conf.get("spark.master", "")).startswith("local")
-    if not is_local and (attempts != "1" or conf.get("spark.speculation", "false") != "false"):
-        raise RunnerError(
-            "The Spark session may recompute parts of an epoch, which would not be exactly-once.",
-            hint="Start it with spark.stage.maxConsecutiveAttempts=1 and spark.speculation=false.",
+def _cores(context: SparkContext) -> int:
+    """The cores that Spark has. Executors of a cluster come one by one: waits until no more have come for a second."""
+    if is_local(context.master):
+        return int(context.defaultParallelism)
+    deadline = time.monotonic() + _EXECUTORS_WITHIN_S
+    executors, since = 0, time.monotonic()
+    while time.monotonic() < deadline and (not executors or time.monotonic() < since + 1):
+        now = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # the driver is one of them
+        if now != executors:
+            executors, since = now, time.monotonic()
+        time.sleep(0.05)
+    if not executors:
+        raise SessionLostError(
+            f"{context.master} gave the job no executor within {_EXECUTORS_WITHIN_S:.0f} s.",
+            hint="Look at the master's page: are there workers, with free cores and enough memory?",
         )
+    return int(context.defaultParallelism)
+
+
+def _failure(context: SparkContext, error: Exception) -> RunnerError:
+    """What went wrong in a job, as one of the runner's errors: only `WorkerLostError` is worth another attempt."""
+    if not _is_alive(context):
+        return SessionLostError(
+            "The job's Spark session is gone: its JVM died or was stopped.",
+            hint="Start the job again with the same checkpoint: it goes on from the last committed epoch.",
+        )
+    # A Python traceback is that of the user's function; else the driver could not send the job, or lost its workers.
+    if isinstance(error, PySparkPythonException) or not isinstance(error, Py4JJavaError) or _TRACEBACK in str(error):
+        return StepError.from_spark(error)
+    cause = str(error).partition("most recent failure: ")[2] or str(error).partition(": ")[2] or str(error)
+    return WorkerLostError(
+        cause.strip().partition("\n")[0],
+        hint="The logs of Spark's executors say more; a restart with the same checkpoint goes on from the last epoch.",
+    )
+
+
+def _is_alive(context: SparkContext) -> bool:
+    try:
+        return not context._jsc.sc().isStopped()
+    except Exception:  # there is no JVM to ask, or no context in it
+        return False
 
 
 def _level_task(
@@ -88,7 +164,3 @@ def _level_task(
         return spark_worker.run_task(plan.value, order, level, part, packed, last=last)
 
     return run_task
-
-
-def _pack(message: Message) -> bytes:
-    return pickle.dumps(message, protocol=5)

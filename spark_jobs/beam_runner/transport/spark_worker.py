@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from pyspark import TaskContext
 
 from spark_jobs.beam_runner.exchange import open_parcels
 from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, WorkerWarning, run_level
+from spark_jobs.beam_runner.task import EpochOrder, Worker, WorkerWarning, run_level
+from spark_jobs.beam_runner.transport.attempts import TaskRun
 
 WORKER = Worker()
 _MOST_WARNINGS = 100  # of one task: a warning that names the element would fill the report
@@ -18,27 +22,37 @@ _MOST_WARNINGS = 100  # of one task: a warning that names the element would fill
 def run_task(
     plan: Plan, order: EpochOrder, level: int, part: int, packed: Iterable[bytes], *, last: bool
 ) -> Iterator[Any]:
-    """Yields (target partition, packed message) for the next level; on the last level the packed reports of all levels.
+    """Yields (target partition, packed message) for the next level; on the last level the packed runs of all levels.
 
-    Reports of earlier levels travel along in the parcel that a partition sends to itself.
+    Runs of earlier levels travel along in the parcel that a partition sends to itself.
     """
-    parcels, reports = [], []
+    parcels, read = [], {}
+    runs: list[TaskRun] = []
     for data in packed:
-        parcel, carried = pickle.loads(data)
+        attempt, parcel, carried = pickle.loads(data)
         parcels.append(parcel)
-        reports += carried
+        runs += carried
+        if attempt is not None:
+            read[parcel.source] = attempt
     # Process-wide, which is safe here only: a Python worker runs one task at a time.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # once a place and task, also for what Beam wants told once a process
         out, report = run_level(WORKER, plan, order, level, part, open_parcels(parcels))
     report.warnings = [_portable(warning) for warning in caught[:_MOST_WARNINGS]]
-    reports.append(report)
+    this = TaskContext.get().taskAttemptId()
+    runs.append(TaskRun(level, part, this, read, report))
     if last:
-        yield pickle.dumps(reports, protocol=5)
+        yield pickle.dumps(runs, protocol=5)
         return
     for target, parcel in out.items():
-        carried_on: list[Report] = reports if target == part else []
-        yield target, pickle.dumps((parcel, carried_on), protocol=5)
+        yield target, pickle.dumps((this, parcel, runs if target == part else []), protocol=5)
+
+
+def tell(action: Callable[[Worker], None]) -> str:
+    """-> the name of this process's worker, after `action`. Takes long enough for other processes to get their task."""
+    action(WORKER)
+    time.sleep(0.02)
+    return WORKER.name
 
 
 def _portable(caught: warnings.WarningMessage) -> WorkerWarning:

@@ -8,7 +8,7 @@ import pytest
 
 from spark_jobs.beam_runner.checkpoint import SIDE, STATE, Checkpoint
 from spark_jobs.beam_runner.errors import CheckpointError, FencedError
-from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta, Manifest, Residual
+from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 
 MANIFEST = Manifest(
     epoch=7,
@@ -19,7 +19,8 @@ MANIFEST = Manifest(
     output_us={"sums": 4, "read": -3},
     groups={"sums": {3: KeyGroupMeta((Frame("a.kg", 0, 10, True), Frame("b.kg", 10, 5, False)), 1, 2, 3)}},
     residuals=(Residual("read/Process", b"\x00\xff", 9, 0, 1),),
-    side_files={"side.None": ("s.rows",)},
+    sides={"side.None": (SidePart("s.rows", 12), SidePart("inline", 13, (b"one", b"two")))},
+    waiting=(Waiting("stage", "w.waiting", 5, 6, 1, 2),),
     staged={"publish": (b"{}", b"\xff")},
     metrics={"sums": (b"\x01",)},
     done=False,
@@ -65,7 +66,7 @@ def test_garbage_is_what_no_manifest_names(checkpoint: Checkpoint) -> None:
 
 
 def test_live_files_are_all_that_a_manifest_names() -> None:
-    assert MANIFEST.live_files() == {"a.kg", "b.kg", "s.rows"}
+    assert MANIFEST.live_files() == {"a.kg", "b.kg", "s.rows", "w.waiting"}
 
 
 def test_a_driver_that_slept_through_later_epochs_is_fenced_though_its_number_is_free(checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.test_stream import TestStream
+from apache_beam.testing import test_stream
 from apache_beam.transforms import userstate
 
 from spark_jobs.beam_runner.beam_internals import prepare_proto
@@ -35,11 +35,11 @@ def pairs(p: beam.Pipeline) -> Any:
     )
 
 
-def plan_of(build: Callable[[beam.Pipeline], Any], *, streaming: bool = False) -> Plan:
+def plan_of(build: Callable[[beam.Pipeline], Any]) -> Plan:
     options = PipelineOptions()
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
-    return make_plan(prepare_proto(pipeline, options), options, streaming=streaming)
+    return make_plan(prepare_proto(pipeline, options), options)
 
 
 def kinds(plan: Plan) -> dict[str, tuple[int, str]]:
@@ -89,10 +89,10 @@ def test_a_reshuffle_spreads_but_does_not_group() -> None:
 
 def test_gaps_are_refused_all_at_once_by_name() -> None:
     def build(p: beam.Pipeline) -> None:
-        _ = p | "fake clock" >> TestStream().advance_watermark_to_infinity()
-        _ = p | "second clock" >> TestStream().advance_watermark_to_infinity()
+        _ = p | "remote" >> test_stream.TestStream(endpoint="localhost:1")
+        _ = p | "second" >> test_stream.TestStream().advance_watermark_to_infinity()
 
-    with pytest.raises(UnsupportedPipelineError, match=r"(?s)fake clock.*second clock"):
+    with pytest.raises(UnsupportedPipelineError, match=r"(?s)remote, second: more.*remote: .*service"):
         plan_of(build)
 
 

@@ -255,3 +255,30 @@ def test_a_failed_publish_ends_a_stream_that_is_otherwise_idle(tmp_path: Path) -
     _ = read | beam.Map(lambda _: b"row") | Publish(Unwilling())
     with pytest.raises(OSError, match="the store is down"):
         pipeline.run().wait_until_finish(20_000)
+
+
+class WrongType(beam.DoFn):
+    def process(self, pair: tuple[int, int]) -> Iterator[Any]:
+        yield "not a number"
+
+
+def test_an_error_names_step_bundle_and_line_also_when_a_coder_fails(tmp_path: Path) -> None:
+    def build(step: beam.DoFn) -> Build:
+        def inner(p: beam.Pipeline) -> None:
+            _ = (
+                p
+                | beam.Create([0])
+                | "read" >> beam.ParDo(counting_job.Count(100, 10)).with_output_types(tuple[int, int])
+                | "step at fault" >> beam.ParDo(step).with_output_types(int)
+                | beam.Reshuffle()
+            )
+
+        return inner
+
+    with pytest.raises(ValueError, match="step at fault") as failed:
+        run(tmp_path / "raises", build(Fails()))
+    assert failed.value.__notes__ == ["in epoch 1, task 0 of 2, bundle of 'read/Process'"]
+    assert any(entry.name == "process" and entry.path.name == Path(__file__).name for entry in failed.traceback)
+    with pytest.raises(TypeError, match="step at fault") as failed_coder:
+        run(tmp_path / "coder", build(WrongType()))
+    assert failed_coder.value.__notes__ == ["in epoch 0, task 0 of 2, bundle of 'read/Process'"]

@@ -1,0 +1,136 @@
+"""Where a checkpoint's bytes are: a file system or an object store, behind six calls.
+
+Names are `<folder>/<file>`, relative to the checkpoint. What a store promises, and the checkpoint builds on:
+
+- a file is there whole or not at all, and durable when the call returns;
+- of several writers that `put_if_absent` one name, one succeeds, also when it had to try again;
+- `names` lists everything that was there when it was called.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from spark_jobs.beam_runner.errors import CheckpointStoreError
+
+DRAFT = ".tmp"
+GCS_SCHEME = "gs://"
+
+
+class CheckpointStore(Protocol):
+    """One checkpoint's place. Picklable and cheap: it holds an address, clients are opened where they are used.
+
+    Every call may raise CheckpointStoreError: no access, no such place, or no answer after bounded retries.
+    """
+
+    @property
+    def url(self) -> str: ...
+
+    def prepare(self, folders: Iterable[str]) -> None:
+        """Makes the place ready for files in `folders`. Safe to repeat."""
+        ...
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Writes a file unless its name is taken; -> whether this call wrote it."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file whose name nobody else uses."""
+        ...
+
+    def read(self, name: str, offset: int = 0, length: int = -1) -> bytes:
+        """`length` bytes from `offset`, fewer at the end of the file; -1 = all. Raises FileNotFoundError."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files right inside `folder` ("" = the checkpoint itself), without it, in any order."""
+        ...
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes files; those that are not there are no error."""
+        ...
+
+
+def open_store(root: str | os.PathLike[str]) -> CheckpointStore:
+    """The store of an address: a path, or `gs://bucket/path`. Asks nothing of it yet."""
+    address = os.fspath(root)
+    if address.startswith(GCS_SCHEME):
+        from spark_jobs.beam_runner.gcs_store import GcsStore
+
+        return GcsStore(address)
+    if "://" in address:
+        raise CheckpointStoreError(
+            f"A checkpoint cannot be at {address}: there is no store for this kind of address.",
+            hint="--checkpoint /a/folder or --checkpoint gs://bucket/path",
+        )
+    return PosixStore(os.path.abspath(address))  # the workers of a cluster run in folders of their own
+
+
+@dataclass(frozen=True)
+class PosixStore:
+    """A folder of a local or shared POSIX file system.
+
+    Files are written under another name and synced, then get theirs: by a rename, or by a hard link where the name
+    must be free.
+    """
+
+    url: str
+
+    def prepare(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            os.makedirs(self._path(folder), exist_ok=True)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        draft = self._draft(name, data)
+        try:
+            os.link(draft, self._path(name))
+        except FileExistsError:
+            return False
+        finally:
+            self.delete([os.path.relpath(draft, self.url)])
+        self._sync_folder_of(name)
+        return True
+
+    def write(self, name: str, data: bytes) -> None:
+        os.rename(self._draft(name, data), self._path(name))
+        self._sync_folder_of(name)
+
+    def read(self, name: str, offset: int = 0, length: int = -1) -> bytes:
+        with open(self._path(name), "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return [entry.name for entry in os.scandir(self._path(folder)) if entry.is_file()]
+        except FileNotFoundError:
+            return []
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                os.unlink(self._path(name))
+            except FileNotFoundError:
+                continue
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.url, name)
+
+    def _draft(self, name: str, data: bytes) -> str:
+        draft = self._path(f"{name}.{uuid.uuid4().hex}{DRAFT}")
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return draft
+
+    def _sync_folder_of(self, name: str) -> None:
+        descriptor = os.open(os.path.dirname(self._path(name)), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

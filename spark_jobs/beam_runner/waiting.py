@@ -1,0 +1,124 @@
+"""Elements that wait for a side input: until its watermark has passed the window that they look at.
+
+What waits is kept in a file of the checkpoint, and holds the stage's input watermark: no timer fires and no window
+closes before it was processed. Side inputs that are bounded are complete or not as a whole; those that are not are
+looked at window by window, and one with a trigger of its own is ready as soon as it has fired for the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.utils.windowed_value import WindowedValue
+
+from spark_jobs.beam_runner.clock import MAX_US, micros
+from spark_jobs.beam_runner.exchange import Row
+from spark_jobs.beam_runner.manifest import Waiting
+from spark_jobs.beam_runner.plan import SidePlan
+from spark_jobs.beam_runner.side_inputs import SideTable
+
+_primitives = FastPrimitivesCoder()
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side input as a task sees it in this epoch."""
+
+    plan: SidePlan
+    table: SideTable
+    watermark_us: int
+    is_new: bool  # something was added in this epoch
+
+
+@dataclass
+class Sorted:
+    """The outcome of `sort`: rows to process now and rows to put aside, by input of the stage."""
+
+    ready: list[list[Row]]
+    aside: list[list[Row]]
+    hold_us: int = MAX_US
+    ready_us: int = MAX_US
+
+
+def may_be_ready(waiting: Waiting, sides: Iterable[Side]) -> bool:
+    """False if it is certain that looking at the rows again would change nothing."""
+    return any(side.watermark_us > waiting.ready_us or (side.plan.triggered and side.is_new) for side in sides)
+
+
+def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_us: int) -> Sorted:
+    """`operations`: of the stage's inputs, to decode its rows. `floor_us`: the least time of rows not looked into."""
+    if any(side.watermark_us < MAX_US for side in sides if not side.plan.unbounded):
+        is_any = any(rows)
+        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, MAX_US - 1)
+    windowed = [side for side in sides if side.plan.waits and side.watermark_us < MAX_US]
+    if not windowed:
+        return Sorted(rows, [[] for _ in rows])
+    outcome = Sorted([], [])
+    ready_at = _ready_at(windowed)
+    for operation, some in zip(operations, rows, strict=True):
+        now, later = _split(operation, some, ready_at, outcome)
+        outcome.ready.append(now)
+        outcome.aside.append(later)
+    return outcome
+
+
+def _ready_at(sides: list[Side]) -> Callable[[Any], int | None]:
+    """-> main window -> None if all side inputs are ready for it, else the watermark that it waits for."""
+    known: dict[Any, int | None] = {}
+
+    def ready_at(main_window: Any) -> int | None:
+        if main_window not in known:
+            known[main_window] = max(
+                (end for side in sides if (end := _end_if_not_ready(side, main_window))), default=None
+            )
+        return known[main_window]
+
+    return ready_at
+
+
+def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
+    window = side.table.window_for(main_window)
+    end_us = micros(window.max_timestamp())
+    if side.watermark_us > end_us or (side.plan.triggered and side.table.has(window)):
+        return None
+    return end_us
+
+
+def _split(
+    operation: Any, rows: list[Row], ready_at: Callable[[Any], int | None], outcome: Sorted
+) -> tuple[list[Row], list[Row]]:
+    encode = operation.windowed_coder_impl.encode_nested
+    now: list[Row] = []
+    later: list[Row] = []
+    for group, key, chunk in rows:
+        ready: list[WindowedValue] = []
+        aside: list[WindowedValue] = []
+        for element in operation.decode(chunk):
+            for window in element.windows:
+                alone = WindowedValue(element.value, element.timestamp, (window,), element.pane_info)
+                at_us = ready_at(window)
+                if at_us is None:
+                    ready.append(alone)
+                else:
+                    aside.append(alone)
+                    outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
+                    outcome.ready_us = min(outcome.ready_us, at_us)
+        if not aside:
+            now.append((group, key, chunk))
+            continue
+        later.append((group, key, b"".join(map(encode, aside))))
+        if ready:
+            now.append((group, key, b"".join(map(encode, ready))))
+    return now, later
+
+
+def encode_rows(rows: list[list[Row]]) -> bytes:
+    return bytes(_primitives.encode(rows))
+
+
+def decode_rows(data: bytes) -> list[list[Row]]:
+    rows: list[list[Row]] = _primitives.decode(data)
+    return rows

@@ -1,0 +1,212 @@
+"""Side inputs of a stream. Programming guide 4.4.3, and the pattern "slowly updating side inputs"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.pvalue import AsDict, AsIter, AsList, AsSingleton
+from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
+from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
+
+from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.errors import UnsupportedPipelineError
+from spark_jobs.beam_runner.progress import last_manifest
+from tests.model.script import Script, at, step
+from tests.model.stream import Stage
+
+unbounded = pytest.mark.xfail(
+    strict=True,
+    raises=UnsupportedPipelineError,
+    reason="side inputs of unbounded collections are refused in streaming",
+)
+
+MAIN = [step(at(1, ("a", 1)), watermark=5), step(at(11, ("a", 2)), watermark=15), step(at(21, ("b", 3)))]
+
+
+def timed(values: list[tuple[float, Any]]) -> Any:
+    return beam.Create(values) | beam.MapTuple(lambda second, value: TimestampedValue(value, second))
+
+
+def with_side(pair: tuple[str, int], side: Any) -> tuple[str, int, Any]:
+    return pair[0], pair[1], sorted(side.items() if isinstance(side, dict) else side)
+
+
+@pytest.mark.parametrize("view", [AsList, AsIter, AsDict], ids=lambda v: v.__name__)
+def test_a_bounded_side_input_is_there_in_every_epoch(stage: Stage, view: Any) -> None:
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> beam.Create([("x", 7), ("y", 8)])
+        stage.collect(p | Script(MAIN) | beam.Map(with_side, view(side)))
+
+    stage.play(build)
+    both = [("x", 7), ("y", 8)]
+    assert [(o.epoch, o.value) for o in stage.outs()] == [
+        (0, ("a", 1, both)),
+        (1, ("a", 2, both)),
+        (2, ("b", 3, both)),
+    ]
+
+
+def test_a_bounded_side_input_may_be_computed(stage: Stage) -> None:
+    def build(p: beam.Pipeline) -> None:
+        total = p | beam.Create([1, 2, 3]) | beam.CombineGlobally(sum)
+        stage.collect(p | Script(MAIN) | beam.Map(lambda pair, n: (pair[0], pair[1] * n), AsSingleton(total)))
+
+    stage.play(build)
+    assert stage.values() == [("a", 6), ("a", 12), ("b", 18)]
+
+
+def test_an_element_sees_its_own_window_of_the_side_input(stage: Stage) -> None:
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> timed([(2, 20), (3, 30), (12, 120), (25, 250)])
+        side = side | "side windows" >> beam.WindowInto(FixedWindows(10))
+        main = p | Script(MAIN) | "main windows" >> beam.WindowInto(FixedWindows(10))
+        stage.collect(main | beam.Map(with_side, AsList(side)))
+
+    stage.play(build)
+    assert stage.values() == [("a", 1, [20, 30]), ("a", 2, [120]), ("b", 3, [250])]
+
+
+def test_a_window_maps_to_the_side_window_that_its_end_is_in(stage: Stage) -> None:
+    """By default a main window sees the side window of its last instant."""
+    script = [step(at(1, ("a", 1)), at(7, ("a", 2)), at(12, ("a", 3)), watermark=5), step()]
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> timed([(2, 20), (12, 120)]) | "side windows" >> beam.WindowInto(FixedWindows(10))
+        main = p | Script(script) | "main windows" >> beam.WindowInto(SlidingWindows(5, 5, offset=3))
+        stage.collect(main | beam.Map(with_side, AsList(side)))
+
+    stage.play(build)
+    # Main windows: [-2, 3), [3, 8), [8, 13); the last one ends in [10, 20).
+    assert stage.values() == [("a", 1, [20]), ("a", 2, [20]), ("a", 3, [120])]
+
+
+def test_a_side_window_without_elements_is_empty_or_the_default(stage: Stage) -> None:
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> timed([(12, 120)]) | "side windows" >> beam.WindowInto(FixedWindows(10))
+        main = p | Script(MAIN) | "main windows" >> beam.WindowInto(FixedWindows(10))
+        stage.collect(main | "lists" >> beam.Map(with_side, AsList(side)), "lists")
+        single = main | "single" >> beam.Map(lambda pair, n: (*pair, n), AsSingleton(side, default_value=-1))
+        stage.collect(single, "single")
+
+    stage.play(build)
+    assert stage.values("lists") == [("a", 1, []), ("a", 2, [120]), ("b", 3, [])]
+    assert stage.values("single") == [("a", 1, -1), ("a", 2, 120), ("b", 3, -1)]
+
+
+def fixed_side(p: beam.Pipeline, side_script: Any, main_script: Any, lateness: float = 0) -> Any:
+    """Main and side in windows of ten seconds; -> (key, n, side values)."""
+    side = p | "side" >> Script(side_script) | beam.Values()
+    side = side | "side windows" >> beam.WindowInto(FixedWindows(10), allowed_lateness=lateness)
+    main = p | "main" >> Script(main_script)
+    main = main | "main windows" >> beam.WindowInto(FixedWindows(10), allowed_lateness=lateness)
+    return main | "look up" >> beam.Map(with_side, AsList(side))
+
+
+SIDE = [
+    step(at(2, ("s", 20)), watermark=3),
+    step(at(4, ("s", 40)), at(13, ("s", 130)), watermark=6),
+    step(watermark=10),
+    step(watermark=18),
+    step(),
+]
+WAITING = [
+    step(at(1, ("a", 1)), watermark=1),
+    step(at(3, ("b", 2)), at(11, ("a", 3)), watermark=25),
+    step(),
+    step(),
+    step(),
+]
+
+
+def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None:
+    stage.play(lambda p: stage.collect(fixed_side(p, SIDE, WAITING)))
+    assert [(o.epoch, o.value, o.at, o.window) for o in stage.outs()] == [
+        (2, ("a", 1, [20, 40]), 1, (0, 10)),
+        (2, ("b", 2, [20, 40]), 3, (0, 10)),
+        (4, ("a", 3, [130]), 11, (10, 20)),
+    ]
+
+
+def test_what_waits_for_a_side_input_holds_the_watermark(stage: Stage) -> None:
+    """Main's own watermark is past the window long before; nothing may come late to the grouping behind it."""
+
+    def build(p: beam.Pipeline) -> None:
+        looked_up = fixed_side(p, SIDE, WAITING)
+        counts = looked_up | beam.Map(lambda row: ("n", 1))
+        stage.collect(counts | "twos" >> beam.WindowInto(FixedWindows(2)) | beam.CombinePerKey(sum))
+
+    stage.play(build)
+    assert stage.panes() == [
+        (2, ("n", 1), (0, 2), "ON_TIME"),
+        (2, ("n", 1), (2, 4), "ON_TIME"),
+        (4, ("n", 1), (10, 12), "ON_TIME"),
+    ]
+
+
+def test_a_side_window_that_stays_empty_lets_its_elements_go(stage: Stage) -> None:
+    script = [step(watermark=3), step(watermark=11), step()]
+    main = [step(at(1, ("a", 1)), watermark=1), step(), step()]
+    stage.play(lambda p: stage.collect(fixed_side(p, script, main)))
+    assert [(o.epoch, o.value) for o in stage.outs()] == [(1, ("a", 1, []))]
+
+
+def test_late_elements_still_see_their_side_window(stage: Stage) -> None:
+    side = [step(at(2, ("s", 20)), watermark=12), step(at(13, ("s", 130)), watermark=14), step(watermark=15), step()]
+    main = [step(watermark=12), step(at(1, ("a", 1)), watermark=13), step(watermark=14), step()]
+    stage.play(lambda p: stage.collect(fixed_side(p, side, main, lateness=5)))
+    assert [(o.epoch, o.value) for o in stage.outs()] == [(1, ("a", 1, [20]))]
+
+
+def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:
+    """The slowly updating pattern: a global window that fires for each element; main sees the latest pane."""
+    side_script = [step(at(1, ("s", 10)), watermark=1), step(), step(), step(at(2, ("s", 20)))] + [step()] * 4
+    main_script = [step(), step(), step(at(1, ("a", 1))), step(), step(), step(), step(at(1, ("a", 2))), step()]
+
+    def build(p: beam.Pipeline) -> None:
+        side = (
+            p
+            | "side" >> Script(side_script)
+            | beam.Values()
+            | "each"
+            >> beam.WindowInto(
+                GlobalWindows(), trigger=Repeatedly(AfterCount(1)), accumulation_mode=AccumulationMode.DISCARDING
+            )
+            | "latest" >> beam.CombineGlobally(max).without_defaults()
+        )
+        main = p | "main" >> Script(main_script)
+        stage.collect(main | beam.Map(lambda pair, n: (*pair, n), AsSingleton(side)))
+
+    stage.play(build)
+    assert stage.values() == [("a", 1, 10), ("a", 2, 20)]
+
+
+def test_side_windows_are_forgotten_when_no_element_can_ask_for_them(whole: Stage) -> None:
+    windows, size = 30, 20_000
+
+    def blob(row: tuple[str, int]) -> bytes:
+        return bytes([row[1]]) * size
+
+    side_script = [step(at(10 * n + 1, ("s", n)), watermark=10 * n + 9) for n in range(windows)]
+    main_script = [step(at(10 * n + 2, ("a", n)), watermark=10 * n + 9) for n in range(windows)]
+
+    def seen(pair: tuple[str, int], side: Iterable[bytes]) -> tuple[str, int, list[int]]:
+        return *pair, [value[0] for value in side]
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> Script(side_script, stays=True) | beam.Map(blob)
+        main = p | "main" >> Script(main_script, stays=True)
+        fixed = FixedWindows(10)
+        view = AsIter(side | "side windows" >> beam.WindowInto(fixed))
+        whole.collect(main | "main windows" >> beam.WindowInto(fixed) | beam.Map(seen, view))
+
+    whole.play(build)
+    # The last window is still open on the side.
+    assert whole.keyed() == [("a", n, [n]) for n in range(windows - 1)]
+    manifest = last_manifest(f"{whole.root}/checkpoint")
+    assert manifest is not None
+    root = Checkpoint(f"{whole.root}/checkpoint").root
+    live = sum(p.stat().st_size for p in root.rglob("*") if p.name in manifest.live_files())
+    assert live < 10 * size

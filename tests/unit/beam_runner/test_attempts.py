@@ -1,0 +1,110 @@
+"""Epochs that are run again: what lost attempts leave behind is never used."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.errors import StepError, WorkerLostError
+from spark_jobs.beam_runner.task import Report
+from spark_jobs.beam_runner.transport.attempts import TaskRun, whole_epoch
+from spark_jobs.beam_runner.transport.local import LocalTransport
+from tests.faults import counting_job
+from tests.faults.differences import differences
+
+AVAILABLE, SLICE = 600, 100
+
+
+def stream(root: Path, *flags: str) -> Any:
+    options = PipelineOptions(
+        ["--streaming", "--until_idle", "--transport=local", f"--checkpoint={root}/checkpoint", *flags]
+    )
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=options)
+    counting_job.build(pipeline, f"{root}/out", AVAILABLE, SLICE)
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result
+
+
+def lose_work(monkeypatch: pytest.MonkeyPatch, lost: dict[int, int], error: Exception) -> list[int]:
+    """Epoch -> how many of its attempts fail, after all their tasks ran. -> the epochs of all attempts, as they ran."""
+    run, attempts = LocalTransport.run, []
+
+    def run_and_lose(self: LocalTransport, plan: Any, order: Any, *rest: Any) -> list[Report]:
+        reports = run(self, plan, order, *rest)
+        attempts.append(order.epoch)
+        if attempts.count(order.epoch) <= lost.get(order.epoch, 0):
+            raise error
+        return reports
+
+    monkeypatch.setattr(LocalTransport, "run", run_and_lose)
+    return attempts
+
+
+def test_lost_attempts_leave_exact_results_and_counters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers keep what the lost attempts did to state in memory, at frames that no manifest names."""
+    attempts = lose_work(monkeypatch, {0: 1, 1: 1, 2: 2, 4: 1}, WorkerLostError("Executor 3 is gone."))
+    with caplog.at_level(logging.WARNING, "spark_jobs"):
+        result = stream(tmp_path)
+    assert [attempts.count(epoch) for epoch in range(5)] == [2, 2, 3, 1, 2]
+    assert len([r for r in caplog.records if "Executor 3 is gone" in r.message]) == 5
+    assert differences(tmp_path, AVAILABLE) == 0
+    (summed,) = (
+        c.committed for c in result.metrics().query()["counters"] if c.key.metric.name == counting_job.SUMMED_COUNTER
+    )
+    assert summed == counting_job.SOURCES * AVAILABLE
+
+
+def test_attempts_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {3: 9}
+    attempts = lose_work(monkeypatch, lost, WorkerLostError("Executor 3 is gone."))
+    with pytest.raises(WorkerLostError, match="Executor 3 is gone"):
+        stream(tmp_path, "--epoch_attempts=2")
+    assert attempts.count(3) == 2
+    lost.clear()
+    stream(tmp_path)  # goes on from epoch 2
+    assert differences(tmp_path, AVAILABLE) == 0
+
+
+def test_an_error_of_the_pipeline_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = lose_work(monkeypatch, {2: 9}, StepError("ValueError: bad", "Traceback"))
+    with pytest.raises(StepError):
+        stream(tmp_path)
+    assert attempts.count(2) == 1
+
+
+# ---- which attempts an epoch is made of
+def run_of(level: int, part: int, attempt: int, *read: int) -> TaskRun:
+    return TaskRun(level, part, attempt, dict(enumerate(read)), Report(output_us={"stage": attempt}))
+
+
+WHOLE = [run_of(1, 0, 10), run_of(1, 1, 11), run_of(2, 0, 20, 10, 11), run_of(2, 1, 21, 10, 11)]
+
+
+def test_a_whole_epoch_gives_the_reports_in_order() -> None:
+    reports = whole_epoch(WHOLE[::-1], range(1, 3), 2)
+    assert [r.output_us["stage"] for r in reports] == [10, 11, 20, 21]
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [*WHOLE[:3], run_of(2, 1, 21, 10, 12)],  # one task read a level-1 result that was computed again
+        [*WHOLE[:3], run_of(2, 1, 21, 10)],  # one task did not read all there was
+        WHOLE[1:],  # a report is missing
+        [*WHOLE, WHOLE[0]],  # a report is there twice
+        [run_of(1, 0, 10), run_of(1, 1, 12), *WHOLE[2:]],  # the report is that of an attempt that nobody read
+    ],
+    ids=["mixed", "partial", "missing", "twice", "unread"],
+)
+def test_an_epoch_of_mixed_attempts_is_refused(runs: list[TaskRun]) -> None:
+    with pytest.raises(WorkerLostError):
+        whole_epoch(runs, range(1, 3), 2)

@@ -1,0 +1,221 @@
+"""What a DoFn lives through: finalisation after the commit, teardown, cuts, and the drain of its stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_stream
+from apache_beam.transforms import window
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from beam_pipelines.io.publish import Publish
+from spark_jobs.beam_runner import SparkRunner
+from tests.faults import counting_job
+from tests.unit.beam_runner import script_job
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["local", pytest.param("spark", marks=pytest.mark.slow)])
+
+
+class Confirms(beam.DoFn):
+    """Writes down, when it is told that its bundle is final, which manifests there were by then."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+
+    def process(self, element: str, finalizer: Any = beam.DoFn.BundleFinalizerParam) -> None:
+        root = Path(self.root)
+
+        def confirm() -> None:
+            epochs = sorted(path.name for path in (root / "checkpoint/epochs").glob("*.json"))
+            with open(root / "confirmed", "a") as file:
+                file.write(json.dumps([element, epochs[-1]]) + "\n")
+
+        finalizer.register(confirm)
+
+
+@TRANSPORTS
+def test_bundles_are_final_once_their_epoch_is_committed(tmp_path: Path, transport: str) -> None:
+    options = PipelineOptions(
+        ["--streaming", "--tasks=2", f"--transport={transport}", f"--checkpoint={tmp_path}/checkpoint"]
+    )
+    script = test_stream.TestStream().add_elements(["one"]).advance_watermark_to(1).add_elements(["two"])
+    with beam.Pipeline(runner=SparkRunner(), options=options) as p:
+        _ = p | script | beam.ParDo(Confirms(tmp_path))
+    confirmed = [json.loads(line) for line in (tmp_path / "confirmed").read_text().splitlines()]
+    # Epoch 0 has the impulses; each event of the script is an epoch. Each bundle is confirmed once.
+    assert confirmed == [["one", "000000001.json"], ["two", "000000003.json"]]
+
+
+def test_bundles_of_an_epoch_that_failed_are_never_final(tmp_path: Path) -> None:
+    def fails(element: str) -> None:
+        raise ValueError(element)
+
+    options = PipelineOptions(["--streaming", "--transport=local", f"--checkpoint={tmp_path}/checkpoint"])
+    p = beam.Pipeline(runner=SparkRunner(), options=options)
+    source = p | beam.Create(["one"])
+    _ = source | beam.ParDo(Confirms(tmp_path))
+    _ = source | beam.Reshuffle() | beam.Map(fails)
+    with pytest.raises(ValueError, match="one"):
+        p.run().wait_until_finish()
+    assert not (tmp_path / "confirmed").exists()
+
+
+class TornDown(beam.DoFn):
+    def __init__(self, log: Path) -> None:
+        self.log = str(log)
+
+    def _say(self, word: str) -> None:
+        with open(self.log, "a") as file:
+            file.write(f"{os.getpid()}.{id(self)} {word}\n")
+
+    def setup(self) -> None:
+        self._say("setup")
+
+    def process(self, element: int) -> None:
+        if element < 0:
+            raise ValueError("negative")
+
+    def teardown(self) -> None:
+        self._say("teardown")
+
+
+def torn_down(log: Path, transport: str, values: list[int]) -> bool:
+    p = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions([f"--transport={transport}", "--tasks=2"]))
+    _ = p | beam.Create(values) | beam.Reshuffle() | beam.ParDo(TornDown(log))
+    if -1 in values:
+        with pytest.raises(Exception, match="negative"):
+            p.run()
+    else:
+        p.run()
+    words = [line.split() for line in log.read_text().splitlines()]
+    done = {word: sorted(who for who, said in words if said == word) for word in ("setup", "teardown")}
+    return bool(words) and done["setup"] == done["teardown"]
+
+
+@TRANSPORTS
+def test_every_dofn_that_was_set_up_is_torn_down(tmp_path: Path, transport: str) -> None:
+    assert torn_down(tmp_path / "log", transport, [1, 2, 3, 4])
+
+
+def test_dofns_of_a_bundle_that_failed_are_torn_down(tmp_path: Path) -> None:
+    assert torn_down(tmp_path / "log", "local", [1, -1])
+
+
+class Endless(RestrictionProvider):
+    def initial_restriction(self, element: int) -> OffsetRange:
+        return OffsetRange(0, 2**40)
+
+    def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
+        return OffsetRestrictionTracker(restriction)
+
+    def restriction_size(self, element: int, restriction: OffsetRange) -> int:
+        return int(restriction.size())
+
+
+class NeverDefers(beam.DoFn):
+    """Goes on as long as it may claim."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        element: int,
+        tracker: Any = beam.DoFn.RestrictionParam(Endless()),
+        watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
+    ) -> Iterator[Any]:
+        at = tracker.current_restriction().start
+        while tracker.try_claim(at):
+            yield window.TimestampedValue((element, at), at)
+            watermark.set_watermark(Timestamp(at))
+            time.sleep(0.005)
+            at += 1
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_restrictions_that_never_defer_are_cut_share_the_time_and_lose_nothing(tmp_path: Path) -> None:
+    def build(p: beam.Pipeline) -> Any:
+        return p | beam.Create([0, 1, 2]) | beam.ParDo(NeverDefers()) | beam.Map(as_json)
+
+    script_job.run(tmp_path, build, "--tasks=1", "--split_after_ms=300", stop_after=2)
+    script_job.run(tmp_path, build, "--tasks=1", "--split_after_ms=300", stop_after=4)
+    rows = script_job.rows(tmp_path)
+    for element in range(3):
+        assert [at for who, at in rows if who == element] == list(range(sum(who == element for who, _ in rows)))
+        assert sum(who == element for who, _ in rows) >= 5 * 5  # 5 epochs of 100 ms, 5 ms a claim, with a wide margin
+
+
+class Truncated(Endless):
+    def truncate(self, element: int, restriction: OffsetRange) -> OffsetRange | None:
+        return OffsetRange(restriction.start, restriction.start + 3) if element == 1 else None
+
+
+class Slow(beam.DoFn):
+    """One element an epoch."""
+
+    @beam.DoFn.unbounded_per_element()
+    def process(self, element: int, tracker: Any = beam.DoFn.RestrictionParam(Truncated())) -> Iterator[Any]:
+        at = tracker.current_restriction().start
+        if tracker.try_claim(at):
+            yield window.TimestampedValue((element, at), at)
+            tracker.defer_remainder(Duration(0.01))
+
+
+def drained(root: Path, after_epoch: int, stop_after: int | None = None, *flags: str) -> Any:
+    """A stream of two restrictions that is drained after an epoch, by call or by flag. -> its result."""
+    results: list[Any] = []
+
+    def on_epoch(info: Any) -> None:
+        while not results:
+            pass
+        if info.epoch == after_epoch:
+            results[0].drain()
+        if info.epoch == stop_after:
+            results[0].request_stop()
+
+    options = PipelineOptions(["--streaming", "--transport=local", f"--checkpoint={root}/checkpoint", *flags])
+    p = beam.Pipeline(runner=SparkRunner(on_epoch=on_epoch), options=options)
+    counted = (
+        p
+        | beam.Create([0, 1])
+        | beam.ParDo(Slow()).with_output_types(tuple[int, int])
+        | beam.WindowInto(window.FixedWindows(1000))
+        | beam.combiners.Count.PerKey()
+        | beam.Map(as_json)
+    )
+    _ = counted | "out" >> Publish(counting_job.FolderPublisher(f"{root}/out"))
+    results.append(p.run())
+    results[0].wait_until_finish()
+    return results[0]
+
+
+def test_a_drain_truncates_once_and_closes_the_windows(tmp_path: Path) -> None:
+    result = drained(tmp_path, after_epoch=3)
+    assert result.state == "DRAINED"
+    # Epochs 0 .. 3 gave four elements each; the drain leaves nothing of restriction 0 and three of restriction 1.
+    assert sorted(script_job.rows(tmp_path)) == [[0, 4], [1, 4 + 3]]
+
+
+def test_a_drain_goes_on_after_a_restart(tmp_path: Path) -> None:
+    assert drained(tmp_path, after_epoch=3, stop_after=5).epochs == 6
+    assert script_job.rows(tmp_path) == []
+    assert drained(tmp_path, after_epoch=-1).state == "DRAINED"
+    assert sorted(script_job.rows(tmp_path)) == [[0, 4], [1, 4 + 3]]
+
+
+def test_a_stopped_stream_is_drained_by_flag(tmp_path: Path) -> None:
+    drained(tmp_path, after_epoch=-1, stop_after=3)
+    assert drained(tmp_path, -1, None, "--drain").state == "DRAINED"
+    assert sorted(script_job.rows(tmp_path)) == [[0, 4], [1, 4 + 3]]
