@@ -171,9 +171,7 @@ class PaneDriver:
             else:
                 yield from driver.process_timer(window_id, name, domain, at, state, at if new is None else new)
 
-    def _fire_real_time(
-        self, driver: Any, state: Any, window_id: Any, watermark: Timestamp
-    ) -> Iterator[WindowedValue]:
+    def _fire_real_time(self, driver: Any, state: Any, window_id: Any, watermark: Timestamp) -> Iterator[WindowedValue]:
         """A firing sees the watermark, never the timer's time: AfterWatermark would take it for the window's end."""
         merged = trigger.MergeableStateAdapter(state)
         window = merged.get_window(window_id)
