@@ -123,17 +123,36 @@ class PaneDriver:
         self._clock.now = Timestamp(micros=now_us)
         if stored is None and old_us == MIN_US and new_us == MAX_US:
             # The key begins and ends in this epoch, as in any batch: nothing needs to be kept.
-            return [_listed(pane) for pane in self._batch_driver.process_entire_key(key, values)], None
+            return [_listed(pane) for pane in self._run_whole_key(key, values)], None
         state = trigger.InMemoryUnmergedState() if stored is None else self.store.decode(stored)
         old, new = Timestamp(micros=old_us), Timestamp(micros=new_us)
         panes = list(self._driver.process_elements(state, values, old, old)) if values else []
-        panes += self._fire(state, old, new, new_us, now_us)
+        panes += self._fire(self._driver, state, old, new, new_us, now_us)
         panes += self._collect(state, new_us)
         keep = bool(state.global_state.get(_WINDOW_IDS))
         return [_listed(p.with_value((key, p.value))) for p in panes], self.store.encode(state) if keep else None
 
-    def _fire(self, state: Any, old: Timestamp, new: Timestamp, new_us: int, now_us: int) -> Iterator[WindowedValue]:
-        """Due timers one at a time in time order: a firing may set or clear others."""
+    def _run_whole_key(self, key: Any, values: list[WindowedValue]) -> Iterator[WindowedValue]:
+        """Both clocks jump from the beginning to the end of time, as Beam's model has it for batches.
+
+        The drivers' own `process_entire_key` fails on any trigger that sets a processing-time timer.
+        """
+        if not isinstance(self._batch_driver, trigger.GeneralTriggerDriver):
+            yield from self._batch_driver.process_entire_key(key, values)
+            return
+        begin = Timestamp(micros=MIN_US)
+        state = trigger.InMemoryUnmergedState()
+        panes = list(self._batch_driver.process_elements(state, values, begin, begin))
+        panes += self._fire(self._batch_driver, state, begin, None, MAX_US, MAX_US)
+        yield from (pane.with_value((key, pane.value)) for pane in panes)
+
+    def _fire(
+        self, driver: Any, state: Any, old: Timestamp, new: Timestamp | None, new_us: int, now_us: int
+    ) -> Iterator[WindowedValue]:
+        """Due timers one at a time in time order: a firing may set or clear others.
+
+        `new`: the watermark that a firing sees; None = the time that its timer was set for.
+        """
         while True:
             due = [
                 (micros(old) if domain == TimeDomain.REAL_TIME else micros(at), index, window_id, name, domain, tag, at)
@@ -148,20 +167,18 @@ class PaneDriver:
             if not any(window_id in ids for ids in self.store.windows(state).values()):
                 continue  # the window was merged away or collected since the timer was set
             if domain == TimeDomain.REAL_TIME:
-                yield from self._fire_real_time(state, window_id, at, old)
+                yield from self._fire_real_time(driver, state, window_id, old)
             else:
-                yield from self._driver.process_timer(window_id, name, domain, at, state, new)
+                yield from driver.process_timer(window_id, name, domain, at, state, at if new is None else new)
 
-    def _fire_real_time(
-        self, state: Any, window_id: Any, at: Timestamp, watermark: Timestamp
-    ) -> Iterator[WindowedValue]:
-        driver = self._driver
+    def _fire_real_time(self, driver: Any, state: Any, window_id: Any, watermark: Timestamp) -> Iterator[WindowedValue]:
+        """A firing sees the watermark, never the timer's time: AfterWatermark would take it for the window's end."""
         merged = trigger.MergeableStateAdapter(state)
         window = merged.get_window(window_id)
         if merged.get_state(window, driver.TOMBSTONE):
             return
         context = merged.at(window, self._clock)
-        if driver.trigger_fn.should_fire(TimeDomain.REAL_TIME, at, window, context):
+        if driver.trigger_fn.should_fire(TimeDomain.REAL_TIME, watermark, window, context):
             finished = driver.trigger_fn.on_fire(watermark, window, context)
             yield driver._output(window, finished, merged, watermark, False)
 
@@ -179,5 +196,10 @@ class PaneDriver:
 
 
 def _listed(pane: WindowedValue) -> WindowedValue:
+    """The pane as any other runner hands it on: values as a list, and the time in whole milliseconds.
+
+    Beam's windowed value coder, which this pane does not pass, drops the rest: a window's end is 3.999 s, not 3.999999.
+    """
     key, values = pane.value
-    return pane if isinstance(values, list) else pane.with_value((key, list(values)))
+    at = Timestamp(micros=pane.timestamp.micros // 1000 * 1000)
+    return WindowedValue((key, values if isinstance(values, list) else list(values)), at, pane.windows, pane.pane_info)

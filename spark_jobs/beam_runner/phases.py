@@ -39,8 +39,10 @@ def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iter
         if len(candidates) > 1:  # Beam's expand_sdf copies the side inputs to the reshuffle that it makes
             candidates = [c for c in candidates if pcollections[c].coder_id == pcollections[output].coder_id][:1]
         (source,) = candidates
-        context.length_prefix_pcoll_coders(source)
-        pcollections[output].coder_id = pcollections[source].coder_id
+        # Types may be known on one side only, as of a reshuffle of "any" before a GroupByKey, which needs a KV coder.
+        kept = output if _is_kv(output, context) and not _is_kv(source, context) else source
+        context.length_prefix_pcoll_coders(kept)
+        pcollections[output].coder_id = pcollections[source].coder_id = pcollections[kept].coder_id
         name = transform.unique_name
         buffer = translations.create_buffer_id(name, kind=RESHUFFLE_BUFFER)
         write = _io_stage(name + "/Write", bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": source})
@@ -49,6 +51,11 @@ def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iter
         yield _io_stage(
             name + "/Read", bundle_processor.DATA_INPUT_URN, buffer, (write,), stage, outputs={"out": output}
         )
+
+
+def _is_kv(pcoll: str, context: TransformContext) -> bool:
+    coder = context.components.coders[context.components.pcollections[pcoll].coder_id]
+    return bool(coder.spec.urn == common_urns.coders.KV.urn)
 
 
 def expand_publish(stages: Iterable[Stage], _context: TransformContext) -> Iterator[Stage]:

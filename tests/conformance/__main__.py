@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.conformance import results as outcome
@@ -72,11 +72,13 @@ def main() -> int:
     jobs = flags.jobs or (1 if "spark" in transports else os.cpu_count() or 2)
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(run_suite, s, t, m, flags.test) for t, m, s in itertools.product(transports, modes, wanted)]
-        results = [result for run in runs for result in run.result()]
+        results = []
+        for run in as_completed(runs):
+            results += run.result()
+            if flags.refresh:  # suite by suite: an hour on Spark is not lost to an interruption
+                outcome.refresh_committed(run.result(), whole=flags.test == "*")
     full = PROJECT / "build" / "conformance.json"
     outcome.write_full(results, full)
-    if flags.refresh:
-        outcome.refresh_committed(results, whole=flags.test == "*")
     print(full.read_text(encoding="utf-8") if flags.output == "json" else outcome.as_table(results))
     found = outcome.surprises(results, load_known_failures(), whole=flags.test == "*")
     for line in found:

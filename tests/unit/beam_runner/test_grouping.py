@@ -1,0 +1,77 @@
+"""Panes of one key: processing-time triggers in batch and before the window's end, and the times that panes carry."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+import pytest
+from apache_beam.coders import VarIntCoder
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms import trigger, window
+from apache_beam.transforms.core import Windowing
+from apache_beam.transforms.trigger import AccumulationMode
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
+
+from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US
+from spark_jobs.beam_runner.grouping import PaneDriver
+
+SECOND_US = 1_000_000
+NOW_US = 1_700_000_000 * SECOND_US  # long after the windows of these tests, as in any backfill
+WINDOW = window.IntervalWindow(0, 10)
+
+
+def pane_driver(when: trigger.TriggerFn, mode: int) -> PaneDriver:
+    windowing = Windowing(window.FixedWindows(10), when, mode)
+    return PaneDriver(windowing, VarIntCoder().get_impl())
+
+
+def values(*some: int) -> list[WindowedValue]:
+    return [WindowedValue(v, Timestamp(v), (WINDOW,)) for v in some]
+
+
+@pytest.mark.parametrize("mode", [AccumulationMode.DISCARDING, AccumulationMode.ACCUMULATING])
+@pytest.mark.parametrize(
+    "when",
+    [
+        trigger.AfterProcessingTime(3600),
+        trigger.Repeatedly(trigger.AfterProcessingTime(3600)),
+        trigger.Repeatedly(trigger.AfterAny(trigger.AfterCount(10), trigger.AfterProcessingTime(5))),
+    ],
+    ids=["once", "repeatedly", "any"],
+)
+def test_in_a_batch_processing_time_reaches_its_end(when: trigger.TriggerFn, mode: int) -> None:
+    panes, left = pane_driver(when, mode).run_key("k", None, values(1, 2, 3), MIN_US, MAX_US, NOW_US)
+    assert [pane.value for pane in panes] == [("k", [1, 2, 3])]
+    assert left is None
+
+
+def test_an_early_pane_by_processing_time_leaves_the_pane_on_time() -> None:
+    when = trigger.AfterWatermark(early=trigger.AfterProcessingTime(1))
+    driver = pane_driver(when, AccumulationMode.ACCUMULATING)
+    found = []
+    stored: bytes | None = None
+    steps = [  # elements, watermark before and after, processing time
+        (values(1, 2), MIN_US, 1 * SECOND_US, NOW_US),
+        ([], 1 * SECOND_US, 5 * SECOND_US, NOW_US + 5 * SECOND_US),
+        ([], 5 * SECOND_US, 20 * SECOND_US, NOW_US + 6 * SECOND_US),
+    ]
+    for arrived, old_us, new_us, now_us in steps:
+        panes, stored = driver.run_key("k", stored, arrived, old_us, new_us, now_us)
+        found.append([(pane.value[1], pane.pane_info.timing) for pane in panes])
+    assert found == [[], [([1, 2], PaneInfoTiming.EARLY)], [([1, 2], PaneInfoTiming.ON_TIME)]]
+
+
+@pytest.mark.parametrize("new_us", [MAX_US, 20 * SECOND_US], ids=["batch", "stream"])
+def test_a_pane_has_the_time_that_it_would_have_behind_a_coder(new_us: int) -> None:
+    driver = pane_driver(trigger.AfterWatermark(), AccumulationMode.DISCARDING)
+    panes, _ = driver.run_key("k", None, values(1), MIN_US, new_us, NOW_US)
+    assert [pane.timestamp for pane in panes] == [Timestamp(micros=9_999_000)]
+
+
+def test_a_reshuffle_of_untyped_pairs_can_be_grouped() -> None:
+    with beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--transport=local"])) as p:
+        pairs = p | beam.Create([(1, 2), (1, 3)]) | beam.Map(lambda pair: window.TimestampedValue(pair, 0))
+        grouped = pairs | beam.Reshuffle() | beam.GroupByKey() | beam.MapTuple(lambda k, vs: (k, sorted(vs)))
+        assert_that(grouped, equal_to([(1, [2, 3])]))
