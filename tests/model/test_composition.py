@@ -31,35 +31,35 @@ def test_a_flattened_stream_is_as_far_as_its_slowest_input(stage: Stage) -> None
     assert stage.panes() == [(2, ("k", [1, 20, 60, 70]), (0, 10), "ON_TIME")]
 
 
-def test_the_partitions_of_a_source_are_as_far_as_the_slowest(stage: Stage) -> None:
+def test_the_partitions_of_a_source_are_as_far_as_the_slowest(whole: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
-        stage.collect(p | Script(FAST, SLOW) | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
+        whole.collect(p | Script(FAST, SLOW) | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
 
-    stage.play(build)
-    assert stage.panes() == [(2, ("k", [1, 20, 60, 70]), (0, 10), "ON_TIME")]
+    whole.play(build)
+    assert whole.panes() == [(2, ("k", [1, 20, 60, 70]), (0, 10), "ON_TIME")]
 
 
-def test_an_input_that_has_ended_holds_nothing(stage: Stage) -> None:
+def test_an_input_that_has_ended_holds_nothing(whole: Stage) -> None:
     script = [step(at(1, ("k", 1)), watermark=5), step(at(2, ("k", 2)), watermark=12), step()]
 
     def build(p: beam.Pipeline) -> None:
         ended = p | "bounded" >> beam.Create([("k", 100)]) | beam.Map(lambda kv: TimestampedValue(kv, 3))
         both = (p | Script(script), ended) | beam.Flatten()
-        stage.collect(both | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
+        whole.collect(both | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
 
-    stage.play(build)
-    assert stage.panes() == [(1, ("k", [1, 2, 100]), (0, 10), "ON_TIME")]
+    whole.play(build)
+    assert whole.panes() == [(1, ("k", [1, 2, 100]), (0, 10), "ON_TIME")]
 
 
-def test_a_stream_flattened_with_itself_has_everything_twice(stage: Stage) -> None:
+def test_a_stream_flattened_with_itself_has_everything_twice(whole: Stage) -> None:
     script = [step(at(1, ("k", 1)), watermark=5), step(at(2, ("k", 2)), watermark=12), step()]
 
     def build(p: beam.Pipeline) -> None:
         pairs = p | Script(script)
-        stage.collect((pairs, pairs) | beam.Flatten() | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
+        whole.collect((pairs, pairs) | beam.Flatten() | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
 
-    stage.play(build)
-    assert stage.panes() == [(1, ("k", [1, 1, 2, 2]), (0, 10), "ON_TIME")]
+    whole.play(build)
+    assert whole.panes() == [(1, ("k", [1, 1, 2, 2]), (0, 10), "ON_TIME")]
 
 
 @on_spark
@@ -119,14 +119,14 @@ def test_sums_per_key_and_window(stage: Stage, fanout: int | None) -> None:
 
 
 @pytest.mark.parametrize("fanout", [None, 3])
-def test_a_global_sum_per_window(stage: Stage, fanout: int | None) -> None:
+def test_a_global_sum_per_window(whole: Stage, fanout: int | None) -> None:
     def build(p: beam.Pipeline) -> None:
         combine = beam.CombineGlobally(sum).without_defaults()
         values = p | Script(SUMS) | beam.WindowInto(FixedWindows(10)) | beam.Values()
-        stage.collect(values | (combine if fanout is None else combine.with_fanout(fanout)))
+        whole.collect(values | (combine if fanout is None else combine.with_fanout(fanout)))
 
-    stage.play(build)
-    assert stage.panes() == [(1, 37, (0, 10), "ON_TIME"), (2, 300, (10, 20), "ON_TIME")]
+    whole.play(build)
+    assert whole.panes() == [(1, 37, (0, 10), "ON_TIME"), (2, 300, (10, 20), "ON_TIME")]
 
 
 def test_an_element_counts_in_each_of_its_windows(stage: Stage) -> None:
@@ -170,7 +170,7 @@ def test_early_sums(stage: Stage, mode: Any, sums: list[int], fanout: int | None
     assert fired == [*((s, "EARLY") for s in sums[:3]), (sums[3], "ON_TIME")]
 
 
-def test_outputs_by_tag(stage: Stage) -> None:
+def test_outputs_by_tag(whole: Stage) -> None:
     script = [step(at(1, ("a", 1)), at(2, ("a", 2)), watermark=5), step(at(3, ("b", 3)), watermark=10), step()]
 
     def split(pair: tuple[str, int]) -> Iterable[Any]:
@@ -181,20 +181,20 @@ def test_outputs_by_tag(stage: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
         windowed = p | Script(script) | beam.WindowInto(FixedWindows(10))
         parts = windowed | beam.ParDo(split).with_outputs("odd", main="all")
-        stage.collect(parts.odd | "sum" >> beam.CombinePerKey(sum), "odd")
-        stage.collect(parts.all, "all")
+        whole.collect(parts.odd | "sum" >> beam.CombinePerKey(sum), "odd")
+        whole.collect(parts.all, "all")
 
-    stage.play(build)
-    assert stage.panes("odd") == [(1, ("a", 1), (0, 10), "ON_TIME"), (1, ("b", 3), (0, 10), "ON_TIME")]
-    assert [(o.epoch, o.value) for o in stage.outs("all")] == [(0, ("a", 1)), (0, ("a", 2)), (1, ("b", 3))]
+    whole.play(build)
+    assert whole.panes("odd") == [(1, ("a", 1), (0, 10), "ON_TIME"), (1, ("b", 3), (0, 10), "ON_TIME")]
+    assert [(o.epoch, o.value) for o in whole.outs("all")] == [(0, ("a", 1)), (0, ("a", 2)), (1, ("b", 3))]
 
 
-def test_what_is_not_grouped_does_not_wait(stage: Stage) -> None:
+def test_what_is_not_grouped_does_not_wait(whole: Stage) -> None:
     script = [step(at(n, ("a", n))) for n in range(3)]
 
     def build(p: beam.Pipeline) -> None:
         doubled = p | Script(script) | beam.Reshuffle() | beam.MapTuple(lambda key, n: (key, n * 2))
-        stage.collect(doubled)
+        whole.collect(doubled)
 
-    stage.play(build)
-    assert [(o.epoch, o.value, o.at) for o in stage.outs()] == [(0, ("a", 0), 0), (1, ("a", 2), 1), (2, ("a", 4), 2)]
+    whole.play(build)
+    assert [(o.epoch, o.value, o.at) for o in whole.outs()] == [(0, ("a", 0), 0), (1, ("a", 2), 1), (2, ("a", 4), 2)]

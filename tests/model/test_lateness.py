@@ -19,14 +19,14 @@ EARLIEST, LATEST, END = (
 )
 
 
-def test_no_lateness_is_allowed_unless_asked_for(stage: Stage) -> None:
+def test_no_lateness_is_allowed_unless_asked_for(whole: Stage) -> None:
     script = [step(at(1, ("k", 1)), watermark=12), step(at(2, ("k", 2)), watermark=13), step()]
 
     def build(p: beam.Pipeline) -> None:
-        stage.collect(p | Script(script) | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
+        whole.collect(p | Script(script) | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
 
-    stage.play(build)
-    assert stage.values() == [("k", [1])]
+    whole.play(build)
+    assert whole.values() == [("k", [1])]
 
 
 def test_a_late_element_of_an_open_window_is_not_dropped(stage: Stage) -> None:
@@ -126,15 +126,15 @@ def test_dropped_elements_are_counted(stage: Stage, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("combiner", "time"), [(EARLIEST, 2), (LATEST, 7), (END, end_of(10))], ids=str)
-def test_the_time_of_a_pane(stage: Stage, combiner: Any, time: float) -> None:
+def test_the_time_of_a_pane(whole: Stage, combiner: Any, time: float) -> None:
     script = [step(at(5, ("k", 1)), at(2, ("k", 2))), step(at(7, ("k", 3)), watermark=10), step()]
 
     def build(p: beam.Pipeline) -> None:
         windowed = p | Script(script) | beam.WindowInto(FixedWindows(10), timestamp_combiner=combiner)
-        stage.collect(windowed | beam.GroupByKey())
+        whole.collect(windowed | beam.GroupByKey())
 
-    stage.play(build)
-    assert [(o.epoch, o.value, o.at) for o in stage.outs()] == [(1, ("k", [1, 2, 3]), time)]
+    whole.play(build)
+    assert [(o.epoch, o.value, o.at) for o in whole.outs()] == [(1, ("k", [1, 2, 3]), time)]
 
 
 @pytest.mark.parametrize(("combiner", "window"), [(EARLIEST, (2, 4)), (LATEST, (6, 8)), (END, (8, 10))], ids=str)
@@ -174,16 +174,16 @@ def test_a_late_element_does_not_pull_a_pane_behind_the_watermark(stage: Stage) 
     assert stage.panes() == [(2, ("k", [3]), (6, 8), "ON_TIME")]
 
 
-def test_late_elements_of_a_bundle_do_not_touch_its_on_time_ones(stage: Stage) -> None:
+def test_late_elements_of_a_bundle_do_not_touch_its_on_time_ones(whole: Stage) -> None:
     """Combining before the shuffle must not give a bundle's elements one time."""
     script = [step(watermark=8), step(at(1, ("k", 2)), at(9, ("k", 4)), watermark=10), step()]
 
     def build(p: beam.Pipeline) -> None:
         tens = beam.WindowInto(FixedWindows(10), timestamp_combiner=EARLIEST)
-        stage.collect(p | Script(script) | tens | beam.CombinePerKey(sum))
+        whole.collect(p | Script(script) | tens | beam.CombinePerKey(sum))
 
-    stage.play(build)
-    assert [(o.epoch, o.value, o.at, o.timing) for o in stage.outs()] == [(1, ("k", 6), 9, "ON_TIME")]
+    whole.play(build)
+    assert [(o.epoch, o.value, o.at, o.timing) for o in whole.outs()] == [(1, ("k", 6), 9, "ON_TIME")]
 
 
 def test_early_panes_hold_the_watermark_for_the_panes_after_them(stage: Stage) -> None:

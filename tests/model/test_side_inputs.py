@@ -63,31 +63,31 @@ def test_an_element_sees_its_own_window_of_the_side_input(stage: Stage) -> None:
     assert stage.values() == [("a", 1, [20, 30]), ("a", 2, [120]), ("b", 3, [250])]
 
 
-def test_a_window_maps_to_the_side_window_that_its_end_is_in(stage: Stage) -> None:
+def test_a_window_maps_to_the_side_window_that_its_end_is_in(whole: Stage) -> None:
     """By default a main window sees the side window of its last instant."""
     script = [step(at(1, ("a", 1)), at(7, ("a", 2)), at(12, ("a", 3)), watermark=5), step()]
 
     def build(p: beam.Pipeline) -> None:
         side = p | "side" >> timed([(2, 20), (12, 120)]) | "side windows" >> beam.WindowInto(FixedWindows(10))
         main = p | Script(script) | "main windows" >> beam.WindowInto(SlidingWindows(5, 5, offset=3))
-        stage.collect(main | beam.Map(with_side, AsList(side)))
+        whole.collect(main | beam.Map(with_side, AsList(side)))
 
-    stage.play(build)
+    whole.play(build)
     # Main windows: [-2, 3), [3, 8), [8, 13); the last one ends in [10, 20).
-    assert stage.values() == [("a", 1, [20]), ("a", 2, [20]), ("a", 3, [120])]
+    assert whole.values() == [("a", 1, [20]), ("a", 2, [20]), ("a", 3, [120])]
 
 
-def test_a_side_window_without_elements_is_empty_or_the_default(stage: Stage) -> None:
+def test_a_side_window_without_elements_is_empty_or_the_default(whole: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
         side = p | "side" >> timed([(12, 120)]) | "side windows" >> beam.WindowInto(FixedWindows(10))
         main = p | Script(MAIN) | "main windows" >> beam.WindowInto(FixedWindows(10))
-        stage.collect(main | "lists" >> beam.Map(with_side, AsList(side)), "lists")
+        whole.collect(main | "lists" >> beam.Map(with_side, AsList(side)), "lists")
         single = main | "single" >> beam.Map(lambda pair, n: (*pair, n), AsSingleton(side, default_value=-1))
-        stage.collect(single, "single")
+        whole.collect(single, "single")
 
-    stage.play(build)
-    assert stage.values("lists") == [("a", 1, []), ("a", 2, [120]), ("b", 3, [])]
-    assert stage.values("single") == [("a", 1, -1), ("a", 2, 120), ("b", 3, -1)]
+    whole.play(build)
+    assert whole.values("lists") == [("a", 1, []), ("a", 2, [120]), ("b", 3, [])]
+    assert whole.values("single") == [("a", 1, -1), ("a", 2, 120), ("b", 3, -1)]
 
 
 def fixed_side(p: beam.Pipeline, side_script: Any, main_script: Any, lateness: float = 0) -> Any:

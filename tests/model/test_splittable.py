@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import apache_beam as beam
@@ -97,12 +96,12 @@ def test_a_source_goes_on_where_it_deferred(stage: Stage) -> None:
     "busy_s",
     [
         0.0,
-        0.3,
+        0.5,
     ],
 )
 def test_a_source_is_left_alone_for_as_long_as_it_asks(whole: Stage, busy_s: float) -> None:
     class Slow(beam.DoFn):
-        """Emits the times at which it was called and at which it asked to be left alone for 0.3 s."""
+        """Emits the times at which it was called and at which it asked to be left alone for 0.5 s."""
 
         @beam.DoFn.unbounded_per_element()
         def process(
@@ -112,7 +111,7 @@ def test_a_source_is_left_alone_for_as_long_as_it_asks(whole: Stage, busy_s: flo
             if tracker.try_claim(tracker.current_restriction().start):
                 time.sleep(busy_s)
                 yield called, time.time()
-                tracker.defer_remainder(Duration(0.3))
+                tracker.defer_remainder(Duration(0.5))
 
     def build(p: beam.Pipeline) -> None:
         whole.collect(p | beam.Create([("a", 3)]) | "read" >> beam.ParDo(Slow()).with_output_types(tuple[float, float]))
@@ -122,8 +121,9 @@ def test_a_source_is_left_alone_for_as_long_as_it_asks(whole: Stage, busy_s: flo
             whole.play(build)
     calls = whole.values()
     assert len(calls) == 3
-    slack = 0.15 if not busy_s else 0.0  # from the epoch's start to the call
-    assert all(call[0] - before[1] >= 0.3 - slack for before, call in pairwise(calls))
+    slack_s = 0.0 if busy_s else 0.35  # from the epoch's start to the call, on a busy machine
+    (_, asked), (called, _) = calls[1:]  # not the first call: its epoch builds the stages
+    assert called - asked >= 0.5 - slack_s
 
 
 @on_spark
@@ -180,18 +180,18 @@ def test_a_monotonic_estimator_follows_the_elements(stage: Stage) -> None:
     ]
 
 
-def test_a_source_without_estimates_closes_nothing_before_its_end(stage: Stage) -> None:
-    windows_of_three(stage, counter(), 5)
-    assert stage.panes() == [
+def test_a_source_without_estimates_closes_nothing_before_its_end(whole: Stage) -> None:
+    windows_of_three(whole, counter(), 5)
+    assert whole.panes() == [
         (4, ("a", [0, 1, 2]), (0, 3), "ON_TIME"),
         (4, ("a", [3, 4]), (3, 6), "ON_TIME"),
     ]
 
 
-def test_a_walltime_estimator_is_at_the_wall_clock(stage: Stage) -> None:
+def test_a_walltime_estimator_is_at_the_wall_clock(whole: Stage) -> None:
     """Elements of long ago are late as soon as it has been asked; those of its first epoch are not."""
-    windows_of_three(stage, counter(WalltimeWatermarkEstimator.default_provider(), per_epoch=2), 6)
-    assert stage.panes() == [(0, ("a", [0, 1]), (0, 3), "ON_TIME")]
+    windows_of_three(whole, counter(WalltimeWatermarkEstimator.default_provider(), per_epoch=2), 6)
+    assert whole.panes() == [(0, ("a", [0, 1]), (0, 3), "ON_TIME")]
 
 
 @on_spark
@@ -224,7 +224,7 @@ def test_a_restriction_holds_the_watermark_at_its_element(stage: Stage) -> None:
     assert stage.panes() == [(2, ("a", [0, 1, 2]), (10, 15), "ON_TIME")]
 
 
-def test_a_bounded_splittable_dofn_inside_a_stream(stage: Stage) -> None:
+def test_a_bounded_splittable_dofn_inside_a_stream(whole: Stage) -> None:
     class Expand(beam.DoFn):
         def process(self, element: Pair, tracker: Any = beam.DoFn.RestrictionParam(Ranges(2))) -> Iterator[Pair]:
             index = tracker.current_restriction().start
@@ -236,10 +236,10 @@ def test_a_bounded_splittable_dofn_inside_a_stream(stage: Stage) -> None:
 
     def build(p: beam.Pipeline) -> None:
         expanded = p | Script(script) | "expand" >> beam.ParDo(Expand()).with_output_types(Pair)
-        stage.collect(expanded | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
+        whole.collect(expanded | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey())
 
-    stage.play(build)
-    assert stage.panes() == [
+    whole.play(build)
+    assert whole.panes() == [
         (1, ("a", [0, 1, 2, 3]), (0, 10), "ON_TIME"),
         (1, ("b", [0, 1]), (0, 10), "ON_TIME"),
     ]
@@ -256,7 +256,7 @@ class Endless(beam.DoFn):
         watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
     ) -> Iterator[Any]:
         index = tracker.current_restriction().start
-        deadline = time.monotonic() + 6
+        deadline = time.monotonic() + 4
         while tracker.try_claim(index):
             assert time.monotonic() < deadline, "the runner did not split this restriction"
             yield TimestampedValue((element[0], index), index)

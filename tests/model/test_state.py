@@ -85,9 +85,9 @@ def test_a_value_is_kept_per_window(stage: Stage) -> None:
     ]
 
 
-def test_outputs_keep_time_and_window_of_their_element(stage: Stage) -> None:
-    stage.play(stateful(stage, [step(at(7, ("a", 1)), watermark=3), step()], Last(), FixedWindows(10)))
-    assert [(o.at, o.window) for o in stage.outs()] == [(7, (0, 10))]
+def test_outputs_keep_time_and_window_of_their_element(whole: Stage) -> None:
+    whole.play(stateful(whole, [step(at(7, ("a", 1)), watermark=3), step()], Last(), FixedWindows(10)))
+    assert [(o.at, o.window) for o in whole.outs()] == [(7, (0, 10))]
 
 
 class Bag(beam.DoFn):

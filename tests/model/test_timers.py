@@ -82,10 +82,10 @@ def test_a_cleared_timer_does_not_fire(stage: Stage) -> None:
     assert [(o.epoch, o.value) for o in stage.outs()] == [(2, ("b", 10)), (4, ("a", 20))]
 
 
-def test_set_and_clear_in_one_bundle(stage: Stage) -> None:
+def test_set_and_clear_in_one_bundle(whole: Stage) -> None:
     script = [step(at(1, ("a", 10)), at(1, ("a", -1)), at(1, ("b", -1)), at(1, ("b", 10))), step()]
-    stage.play(timed(stage, script, Alarm()))
-    assert stage.values() == [("b", 10)]
+    whole.play(timed(whole, script, Alarm()))
+    assert whole.values() == [("b", 10)]
 
 
 def test_a_timer_in_the_past_fires_at_once(stage: Stage) -> None:
@@ -292,16 +292,15 @@ class Flush(beam.DoFn):
         buffer.clear()
 
 
-@on_spark
 def test_a_processing_time_timer_fires_while_the_stream_is_idle(stage: Stage) -> None:
-    script = [step(at(1, ("a", 1)), watermark=2), step(at(2, ("a", 2)), pause_s=0.6), step(at(3, ("a", 4)))]
+    script = [step(at(1, ("a", 1)), watermark=2), step(at(2, ("a", 2)), pause_s=1.2), step(at(3, ("a", 4)))]
     stage.play(timed(stage, script, Flush(), stays=True))
     assert stage.values() == [("a", 3), ("a", 4)]
 
 
 def test_a_processing_time_timer_holds_the_watermark_at_its_element(stage: Stage) -> None:
     """Programming guide 11.3.4: until it fires, the timer may emit at its element's time."""
-    script = [step(at(1, ("a", 1)), watermark=2), step(watermark=50), step(watermark=60, pause_s=0.5), step()]
+    script = [step(at(1, ("a", 1)), watermark=2), step(watermark=50), step(watermark=60, pause_s=1.2), step()]
 
     def build(p: beam.Pipeline) -> None:
         flushed = p | Script(script) | beam.ParDo(Flush(emit_at=1)).with_output_types(Pair)
@@ -316,6 +315,13 @@ def test_what_a_processing_time_timer_emits_has_its_elements_time(whole: Stage) 
     script = [step(at(1, ("a", 1)), watermark=2)]
     whole.play(timed(whole, script, Flush(), stays=True))
     assert [o.at for o in whole.outs()] == [1]
+
+
+@pytest.mark.xfail(strict=True, reason="processing-time timers that are still set when the input ends are dropped")
+def test_what_is_buffered_when_the_input_ends_is_flushed(whole: Stage) -> None:
+    """Beam's in-memory runner fires processing-time timers at the end of its input; without it they lose data."""
+    whole.play(timed(whole, [step(at(1, ("a", 1))), step(at(1, ("a", 2)))], Flush()))
+    assert whole.values() == [("a", 3)]
 
 
 def test_both_time_domains_in_one_dofn(stage: Stage) -> None:
@@ -344,7 +350,7 @@ def test_both_time_domains_in_one_dofn(stage: Stage) -> None:
             yield "real", count.read()
             count.write(count.read() + 1)
 
-    script = [step(at(1, ("a", 7)), watermark=2, pause_s=0.6), step(watermark=3), step(watermark=21), step()]
+    script = [step(at(1, ("a", 7)), watermark=2, pause_s=1.2), step(watermark=3), step(watermark=21), step()]
     stage.play(timed(stage, script, Both()))
     assert stage.values() == [("real", 7), ("event", 8)]
 

@@ -153,13 +153,13 @@ def test_a_repeated_count_accumulates(stage: Stage) -> None:
     assert contents(stage) == [(1, [1, 2]), (3, [1, 2, 3, 4])]
 
 
-def test_a_count_is_at_least_that_many(stage: Stage) -> None:
+def test_a_count_is_at_least_that_many(whole: Stage) -> None:
     script = [step(at(1, ("k", 1)), at(1, ("k", 2)), at(1, ("k", 3))), step(at(1, ("k", 4))), step(at(1, ("k", 5)))]
-    stage.play(grouping(stage, script, Repeatedly(AfterCount(2))))
+    whole.play(grouping(whole, script, Repeatedly(AfterCount(2))))
     # All of a bundle is in when the trigger is asked; how many panes that makes is the runner's choice.
-    seen = [value for _, values in contents(stage) for value in values]
+    seen = [value for _, values in contents(whole) for value in values]
     assert seen == [1, 2, 3, 4, 5]
-    assert all(len(values) >= 2 for _, values in contents(stage))
+    assert all(len(values) >= 2 for _, values in contents(whole))
 
 
 @pytest.mark.xfail(strict=True, reason="beam#20165: no closing pane; the rest of a window is lost when it expires")
@@ -256,8 +256,8 @@ def test_keys_have_panes_of_their_own(stage: Stage) -> None:
 def test_processing_time_fires_after_the_delay_and_with_what_came_meanwhile(stage: Stage) -> None:
     script = [
         step(at(1, ("k", 1))),
-        step(at(1, ("k", 2)), pause_s=1.3),
-        step(at(1, ("k", 3)), pause_s=1.3),
+        step(at(1, ("k", 2)), pause_s=1.7),
+        step(at(1, ("k", 3)), pause_s=1.7),
         step(watermark=5),
     ]
     stage.play(grouping(stage, script, Repeatedly(AfterProcessingTime(1)), window=GlobalWindows(), stays=True))
@@ -265,13 +265,13 @@ def test_processing_time_fires_after_the_delay_and_with_what_came_meanwhile(stag
     assert [(o.timing, o.index) for o in stage.outs()] == [("EARLY", 0), ("EARLY", 1)]
 
 
-def test_early_panes_by_processing_time_then_one_on_time(stage: Stage) -> None:
+def test_early_panes_by_processing_time_then_one_on_time(whole: Stage) -> None:
     script = [
-        step(at(1, ("k", 1)), watermark=2, pause_s=1.3),
+        step(at(1, ("k", 1)), watermark=2, pause_s=1.7),
         step(at(3, ("k", 2)), watermark=4),
         step(watermark=10),
         step(watermark=11),
     ]
     trigger = AfterWatermark(early=AfterProcessingTime(1))
-    stage.play(grouping(stage, script, trigger, ACCUMULATING, stays=True))
-    assert [(o.value[1], o.timing) for o in stage.outs()] == [([1], "EARLY"), ([1, 2], "ON_TIME")]
+    whole.play(grouping(whole, script, trigger, ACCUMULATING, stays=True))
+    assert [(o.value[1], o.timing) for o in whole.outs()] == [([1], "EARLY"), ([1, 2], "ON_TIME")]

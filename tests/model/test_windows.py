@@ -42,14 +42,14 @@ def test_fixed_windows_fire_once_when_the_watermark_passes_their_end(stage: Stag
     assert [o.at for o in stage.outs()] == [end_of(10), end_of(20)]
 
 
-def test_an_offset_moves_fixed_windows(stage: Stage) -> None:
+def test_an_offset_moves_fixed_windows(whole: Stage) -> None:
     script = [step(at(2, ("k", 1)), at(3, ("k", 2)), watermark=3), step()]
 
     def build(p: beam.Pipeline) -> None:
-        stage.collect(p | Script(script) | beam.WindowInto(FixedWindows(10, offset=3)) | beam.GroupByKey())
+        whole.collect(p | Script(script) | beam.WindowInto(FixedWindows(10, offset=3)) | beam.GroupByKey())
 
-    stage.play(build)
-    assert stage.panes() == [(0, ("k", [1]), (-7, 3), "ON_TIME"), (1, ("k", [2]), (3, 13), "ON_TIME")]
+    whole.play(build)
+    assert whole.panes() == [(0, ("k", [1]), (-7, 3), "ON_TIME"), (1, ("k", [2]), (3, 13), "ON_TIME")]
 
 
 def test_an_element_is_in_each_sliding_window_that_covers_it(stage: Stage) -> None:
@@ -205,12 +205,12 @@ def test_the_global_window_ends_with_the_stream_only(stage: Stage) -> None:
     assert out.at == GlobalWindow().max_timestamp().micros / 1e6
 
 
-def test_a_stream_that_does_not_end_leaves_the_global_window_open(stage: Stage) -> None:
+def test_a_stream_that_does_not_end_leaves_the_global_window_open(whole: Stage) -> None:
     def build(p: beam.Pipeline) -> None:
-        stage.collect(p | Script([step(at(1, ("k", 1)), watermark=10**6)], stays=True) | beam.GroupByKey())
+        whole.collect(p | Script([step(at(1, ("k", 1)), watermark=10**6)], stays=True) | beam.GroupByKey())
 
-    stage.play(build, "--allow_unsafe_triggers")
-    assert stage.outs() == []
+    whole.play(build, "--allow_unsafe_triggers")
+    assert whole.outs() == []
 
 
 def test_panes_can_be_windowed_and_grouped_again(stage: Stage) -> None:
@@ -238,15 +238,15 @@ def test_panes_can_be_windowed_and_grouped_again(stage: Stage) -> None:
     ]
 
 
-def test_windows_survive_a_reshuffle(stage: Stage) -> None:
+def test_windows_survive_a_reshuffle(whole: Stage) -> None:
     script = [step(at(1, ("k", 1)), at(11, ("k", 2)), watermark=5), step()]
 
     def build(p: beam.Pipeline) -> None:
         windowed = p | Script(script) | beam.WindowInto(FixedWindows(10))
-        stage.collect(windowed | beam.Reshuffle())
+        whole.collect(windowed | beam.Reshuffle())
 
-    stage.play(build)
-    assert [(o.epoch, o.value, o.at, o.window) for o in stage.outs()] == [
+    whole.play(build)
+    assert [(o.epoch, o.value, o.at, o.window) for o in whole.outs()] == [
         (0, ("k", 1), 1, (0, 10)),
         (0, ("k", 2), 11, (10, 20)),
     ]

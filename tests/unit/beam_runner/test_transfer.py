@@ -12,7 +12,7 @@ from beam_pipelines.io import lake as lake_io
 from common.lake import Lake
 from spark_jobs.beam_runner.checkpoint import KEEP_MANIFESTS, SIDE, STATE, Checkpoint
 from spark_jobs.beam_runner.errors import CheckpointError, FencedError
-from spark_jobs.beam_runner.manifest import Manifest
+from spark_jobs.beam_runner.manifest import Manifest, SidePart
 from spark_jobs.beam_runner.progress import manifest_of
 from spark_jobs.beam_runner.transfer import Purpose, copy, rollback
 from spark_jobs.beam_runner.verification import verify
@@ -284,7 +284,7 @@ def test_a_side_input_with_other_bytes_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     checkpoint.prepare()
     name = checkpoint.write(SIDE, 0, "rows", b"elements")
-    checkpoint.commit_manifest(0, Manifest(epoch=0, side_files={"side": (name,)}).to_json())
+    checkpoint.commit_manifest(0, Manifest(epoch=0, sides={"side": (SidePart(name, 0),)}).to_json())
     assert verify(checkpoint).is_whole
     flip(tmp_path / SIDE / name)
     assert name in verify(checkpoint).epochs[0].problems[0]
