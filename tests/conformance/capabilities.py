@@ -12,6 +12,7 @@ import argparse
 import ast
 import inspect
 import sys
+import textwrap
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -97,9 +98,9 @@ def skipped_by_beams_runner(name: str) -> frozenset[str]:
     skipped = set()
     for test, function in vars(base).items():
         if test.startswith("test_"):
-            statement = ast.parse(inspect.cleandoc("class C:\n" + inspect.getsource(function))).body[0]
-            body = statement.body[0].body if isinstance(statement, ast.ClassDef) else []  # type: ignore[attr-defined]
-            if isinstance(body[-1], ast.Raise) and "SkipTest" in ast.dump(body[-1]):
+            source = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+            last = source.body[-1] if isinstance(source, ast.FunctionDef) else None
+            if isinstance(last, ast.Raise) and "SkipTest" in ast.dump(last):
                 skipped.add(test)
     return frozenset(skipped)
 

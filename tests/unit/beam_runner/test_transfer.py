@@ -133,7 +133,7 @@ def test_what_was_copied_of_an_epoch_that_was_given_up_is_removed(
     source, target = Checkpoint(tmp_path / "source"), Checkpoint(tmp_path / "target")
     source.prepare()
     old, lost, new = (source.write(SIDE, epoch, "rows", b"%d" % epoch) for epoch in (0, 0, 1))
-    source.commit_manifest(0, Manifest(epoch=0, side_files={"side": (old, lost)}).to_json())
+    source.commit_manifest(0, Manifest(epoch=0, sides={"side": (SidePart(old, 0), SidePart(lost, 0))}).to_json())
     read = Checkpoint.read
 
     def read_while_the_job_goes_on(self: Checkpoint, folder: str, name: str) -> bytes:
@@ -141,7 +141,7 @@ def test_what_was_copied_of_an_epoch_that_was_given_up_is_removed(
             while old not in files(target):
                 threading.Event().wait(0.01)
             source.store.delete([f"{SIDE}/{old}", f"{SIDE}/{lost}"])
-            source.commit_manifest(1, Manifest(epoch=1, side_files={"side": (new,)}).to_json())
+            source.commit_manifest(1, Manifest(epoch=1, sides={"side": (SidePart(new, 0),)}).to_json())
         return read(self, folder, name)
 
     monkeypatch.setattr(Checkpoint, "read", read_while_the_job_goes_on)
