@@ -21,6 +21,7 @@ from spark_jobs.beam_runner.beam_internals import (
     proto_utils,
     translations,
 )
+from spark_jobs.beam_runner import grouped
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.operations import INPUT_URN, OUTPUT_URN, InputSpec, OutputSpec, Target
 from spark_jobs.beam_runner.plan import (
@@ -238,19 +239,32 @@ class _Translation:
         kind = self._input_kind(stage, transform)
         producers = tuple(sorted({self.ids[w] for w in self.writers.get(transform.spec.payload, ())}))
         windowing = self.components.pcollections[pcoll].windowing_strategy_id
-        grouped_coder = None
+        grouped_coder, layout = None, grouped.Layout()
         if kind == GROUP:
-            _, name = translations.split_buffer_id(transform.spec.payload)
-            source = translations.only_element(self.components.transforms[name].inputs.values())
+            source = self._grouped_collection(transform.spec.payload)
             grouped_coder = self.context.data_channel_coders[source]
             windowing = self.components.pcollections[source].windowing_strategy_id
-        spec = InputSpec(kind, self.context.data_channel_coders[pcoll], windowing, grouped_coder)
+            layout = self._layout(windowing)
+        spec = InputSpec(kind, self.context.data_channel_coders[pcoll], windowing, grouped_coder, layout)
         return InputPlan(transform.unique_name, kind, producers), spec
+
+    def _grouped_collection(self, buffer: bytes) -> str:
+        _, name = translations.split_buffer_id(buffer)
+        return str(translations.only_element(self.components.transforms[name].inputs.values()))
+
+    def _layout(self, windowing: str) -> grouped.Layout:
+        strategy = self.components.windowing_strategies[windowing]
+        return grouped.fast_path(strategy, self.components) or grouped.Layout()
 
     def _output(self, transform: Any) -> OutputSpec:
         pcoll = translations.only_element(transform.inputs.values())
         buffer = transform.spec.payload
-        targets = [Target(kind, edge=(self.ids[stage], i)) for stage, i, kind in self.readers.get(buffer, ())]
+        layout = grouped.Layout()
+        if any(kind == GROUP for _, _, kind in self.readers.get(buffer, ())):
+            layout = self._layout(self.components.pcollections[self._grouped_collection(buffer)].windowing_strategy_id)
+        targets = [
+            Target(kind, edge=(self.ids[stage], i), layout=layout) for stage, i, kind in self.readers.get(buffer, ())
+        ]
         if buffer in self.side_readers:
             targets.append(Target(SIDE, label=self.producer_label.get(pcoll, pcoll)))
         kind, name = translations.split_buffer_id(buffer)
@@ -289,6 +303,7 @@ class _Translation:
                 window_fn.payload.hex() if standard else "",
                 str(windowing.allowed_lateness),
                 str(windowing.accumulation_mode),
+                "panes by window" if spec.layout.by_window else "",
             ]
         )
 
