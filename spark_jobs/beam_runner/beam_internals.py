@@ -33,7 +33,7 @@ from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.runners.worker import bundle_processor, operations
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler, _Future
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils import proto_utils
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "common_urns",
     "completed_future",
     "consolidate_metrics",
+    "last_us",
     "monitoring_infos",
     "prepare_proto",
     "proto_utils",
@@ -127,6 +128,13 @@ def register_operation(urn: str, build: Any) -> None:
 def completed_future() -> Any:
     """The already resolved future that Beam's state API expects from a write."""
     return _Future.done()
+
+
+def last_us(window: Any) -> int:
+    """`window.max_timestamp()` in microseconds, without the four Timestamps that Beam makes for an interval's."""
+    if type(window) is IntervalWindow:
+        return int(window._end_micros) - 1
+    return int(window.max_timestamp().micros)
 
 
 def use_state_context(context_class: type) -> None:

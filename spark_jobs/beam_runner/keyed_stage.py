@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from spark_jobs.beam_runner.beam_internals import monitoring_infos
+from spark_jobs.beam_runner.beam_internals import last_us, monitoring_infos
 from spark_jobs.beam_runner.bundle import BundleResult, StageProcessor
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
 from spark_jobs.beam_runner.exchange import Row
 from spark_jobs.beam_runner.fixed_panes import FixedPanes
 from spark_jobs.beam_runner.grouped import runs_by_key
@@ -93,9 +93,11 @@ def run_stateful(
             for parts in runs_by_key(blocks.pop(number)).values():
                 for part in parts:
                     values = decoder.decode(part)
-                    in_time = [v for v in values if micros(v.windows[0].max_timestamp()) >= oldest_us]
-                    dropped += len(values) - len(in_time)
-                    operation.push(in_time)
+                    if oldest_us > MIN_US:
+                        in_time = [v for v in values if last_us(v.windows[0]) >= oldest_us]
+                        dropped += len(values) - len(in_time)
+                        values = in_time
+                    operation.push(values)
         timers.fire_due(new_us, old_us, now_us)
 
     result = processor.run(feed)
