@@ -63,6 +63,7 @@ __all__ = [
     "prepare_proto",
     "proto_utils",
     "register_operation",
+    "start_us",
     "timer_domains",
     "translations",
     "use_state_context",
@@ -135,6 +136,11 @@ def last_us(window: Any) -> int:
     if type(window) is IntervalWindow:
         return int(window._end_micros) - 1
     return int(window.max_timestamp().micros)
+
+
+def start_us(window: Any) -> int:
+    """`window.start` of an interval window in microseconds."""
+    return int(window._start_micros)
 
 
 def use_state_context(context_class: type) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from apache_beam.transforms.trigger import AccumulationMode, BatchGlobalTriggerDriver
 from apache_beam.transforms.window import TimestampCombiner
-from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 from apache_beam.utils.windowed_value import create as windowed
 
@@ -24,6 +23,7 @@ from spark_jobs.beam_runner.values import Part, ValueDecoder
 
 _HEAD = struct.Struct("<qqqIQ")  # hold, next event time, next processing time; panes fired, elements kept
 _KNOWN_WINDOWS = 10_000  # decoded windows kept at hand
+COMBINERS = {TimestampCombiner.OUTPUT_AT_EARLIEST: min, TimestampCombiner.OUTPUT_AT_LATEST: max}  # else: the window
 _ON_TIME = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
 _FIRST_BUT_LATE = PaneInfo(True, False, PaneInfoTiming.LATE, 0, 0)
 
@@ -69,7 +69,7 @@ class FixedPanes:
         self._lateness = micros(windowing.allowed_lateness)
         self._accumulates = windowing.accumulation_mode == AccumulationMode.ACCUMULATING
         self._is_default = windowing.is_default()
-        self._combiner = TimestampCombiner.get_impl(windowing.timestamp_combiner, windowing.windowfn)
+        self._combine: Any = COMBINERS.get(windowing.timestamp_combiner)
         self._windows: dict[bytes, _Window] = {}
         self.dropped = 0
 
@@ -133,15 +133,12 @@ class FixedPanes:
         return arrived
 
     def _merged_hold(self, window: _Window, hold: int | None, run: Run, old_us: int) -> int | None:
-        if run.times is None:  # the timestamp combiner looks at the window alone
+        if self._combine is None or run.times is None:  # the timestamp combiner looks at the window alone
             return window.last
-        combiner = self._combiner
-        assigned = [combiner.assign_output_time(window.window, Timestamp(micros=at)) for at in set(run.times)]
-        in_time = [at for at in assigned if at.micros >= old_us]
+        in_time = [at for at in run.times if at >= old_us]
         if hold is not None:
-            in_time.append(Timestamp(micros=hold))
-        merged = combiner.merge(window.window, in_time)
-        return None if merged is None else int(merged.micros)
+            in_time.append(hold)
+        return self._combine(in_time, default=None)
 
     def _keep(self, group: KeyGroup, window: _Window, key: bytes, some: _Arrived) -> None:
         hold, fired, count = self._head(group, window, key)
@@ -150,9 +147,9 @@ class FixedPanes:
         group.append(ELEMENTS, window.name, key, some.data)
 
     def _combined(self, one: int | None, other: int | None) -> int | None:
-        if one is None or other is None or one == other:
+        if one is None or other is None:
             return one if other is None else other
-        return int(self._combiner.combine(Timestamp(micros=one), Timestamp(micros=other)).micros)
+        return (self._combine or max)(one, other)
 
     # ---- firing
     def _fire(

@@ -21,7 +21,15 @@ from spark_jobs.beam_runner.values import Part
 
 FLUSH_PAIRS, FLUSH_BYTES = 100_000, 16 << 20  # what a writer gathers before it lets go: 25 MB for all different keys
 
-_FAST_WINDOWS = frozenset(["beam:coder:global_window:v1", "beam:coder:interval_window:v1"])
+_PLAIN_WINDOWS = frozenset(["beam:coder:global_window:v1", "beam:coder:interval_window:v1"])
+_SESSIONS = "beam:window_fn:session_windows:v1"
+_PLAIN_COMBINERS = frozenset(
+    [
+        beam_runner_api_pb2.OutputTime.END_OF_WINDOW,
+        beam_runner_api_pb2.OutputTime.EARLIEST_IN_PANE,
+        beam_runner_api_pb2.OutputTime.LATEST_IN_PANE,
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -37,15 +45,17 @@ class Layout:
 
 
 def fast_path(windowing: Any, components: Any) -> Layout | None:
-    """The layout for windows of the default trigger that never merge; None: it takes the general trigger driver.
+    """The layout for the default trigger on windows that never merge, or on sessions; None: Beam's trigger driver.
 
     `windowing`: beam_runner_api_pb2.WindowingStrategy. Windows are told apart by their encoding, so only those that
     have one encoding are taken.
     """
+    merges = windowing.merge_status != beam_runner_api_pb2.MergeStatus.NON_MERGING
     if (
         windowing.trigger.WhichOneof("trigger") != "default"
-        or windowing.merge_status != beam_runner_api_pb2.MergeStatus.NON_MERGING
-        or components.coders[windowing.window_coder_id].spec.urn not in _FAST_WINDOWS
+        or windowing.output_time not in _PLAIN_COMBINERS
+        or components.coders[windowing.window_coder_id].spec.urn not in _PLAIN_WINDOWS
+        or (merges and windowing.window_fn.urn != _SESSIONS)
     ):
         return None
     return Layout(by_window=True, timed=windowing.output_time != beam_runner_api_pb2.OutputTime.END_OF_WINDOW)
@@ -90,7 +100,7 @@ class GroupingWriter:
     ) -> None:
         self._layout, self._send, self._encode = layout, send, encode
         self._encode_key, self._encode_window = key_impl.encode_nested, window_impl.encode_nested
-        self._values: dict[bytes, dict[bytes, list[bytes]]] = {}
+        self._values: dict[tuple[bytes, bytes], list[bytes]] = {}
         self._times: dict[tuple[bytes, bytes], list[int]] = {}
         self._pairs = self._bytes = 0
         self.key_groups = 1
@@ -115,12 +125,10 @@ class GroupingWriter:
             self.flush()
 
     def _keep(self, window: bytes, key: bytes, data: bytes) -> None:
-        keys = self._values.get(window)
-        if keys is None:
-            keys = self._values[window] = {}
-        known = keys.get(key)
+        slot = (window, key)
+        known = self._values.get(slot)
         if known is None:
-            keys[key] = [data]
+            self._values[slot] = [data]
         else:
             known.append(data)
         self._pairs += 1
@@ -130,17 +138,17 @@ class GroupingWriter:
         """Sends what was gathered as rows (key group, block), in the order of first appearance."""
         columns: dict[int, tuple[list[Any], ...]] = {}
         groups = self.key_groups
-        for window, keys in self._values.items():
-            for key, values in keys.items():
-                number = key_group(key, groups)
-                column = columns.get(number)
-                if column is None:
-                    column = columns[number] = ([], [], [], [], [])
-                column[0].append(window)
-                column[1].append(key)
-                column[2].append(len(values))
-                column[3].append(values[0] if len(values) == 1 else b"".join(values))
-                column[4].append(tuple(self._times[window, key]) if self._layout.timed else None)
+        for slot, values in self._values.items():
+            window, key = slot
+            number = key_group(key, groups)
+            column = columns.get(number)
+            if column is None:
+                column = columns[number] = ([], [], [], [], [])
+            column[0].append(window)
+            column[1].append(key)
+            column[2].append(len(values))
+            column[3].append(values[0] if len(values) == 1 else b"".join(values))
+            column[4].append(tuple(self._times[slot]) if self._layout.timed else None)
         self._values.clear()
         self._times.clear()
         self._pairs = self._bytes = 0

@@ -19,6 +19,7 @@ from spark_jobs.beam_runner.fixed_panes import FixedPanes
 from spark_jobs.beam_runner.grouped import runs_by_key
 from spark_jobs.beam_runner.grouping import PaneDriver
 from spark_jobs.beam_runner.manifest import KeyGroupMeta
+from spark_jobs.beam_runner.session_panes import SessionPanes
 from spark_jobs.beam_runner.state import TIMER, USER, KeyGroup, StateCache
 from spark_jobs.beam_runner.timers import TimerService
 from spark_jobs.beam_runner.values import ValueDecoder
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LATE_NAMESPACE, LATE_NAME = "beam_runner", "droppedDueToLateness"
 
+Panes = FixedPanes | SessionPanes | PaneDriver
 Times = tuple[int, int, int]  # hold, next event-time, next processing-time
 
 
@@ -39,16 +41,17 @@ def load_groups(cache: StateCache, order: EpochOrder, stage: str, numbers: Itera
     }
 
 
-def pane_driver(operation: Any) -> FixedPanes | PaneDriver:
+def pane_driver(operation: Any) -> Panes:
     """What groups the input of a stage behind a GroupByKey; may be kept from bundle to bundle."""
     if operation.layout.by_window:
-        return FixedPanes(operation.windowing, operation.key_impl, operation.element_coder)
+        kind = SessionPanes if operation.windowing.windowfn.is_merging() else FixedPanes
+        return kind(operation.windowing, operation.key_impl, operation.element_coder)
     return PaneDriver(operation.windowing, operation.key_impl, operation.element_impl, operation.value_coder)
 
 
 def run_grouping(
     processor: StageProcessor,
-    driver: FixedPanes | PaneDriver,
+    driver: Panes,
     groups: dict[int, KeyGroup],
     rows: list[Row],
     old_us: int,

@@ -13,9 +13,7 @@ from spark_jobs.beam_runner.bundle import BundleResult, ProcessorPool, StageProc
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
 from spark_jobs.beam_runner.exchange import EdgeId, Inbox, Outbox, Parcel, Row
-from spark_jobs.beam_runner.fixed_panes import FixedPanes
-from spark_jobs.beam_runner.grouping import PaneDriver
-from spark_jobs.beam_runner.keyed_stage import load_groups, pane_driver, run_grouping, run_stateful
+from spark_jobs.beam_runner.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Residual
 from spark_jobs.beam_runner.plan import GROUP, IMPULSE, KEYED, Plan, StagePlan
 from spark_jobs.beam_runner.side_inputs import state_of_sides
@@ -60,7 +58,7 @@ class Worker:
     def __init__(self) -> None:
         self.pool = ProcessorPool()
         self.cache = StateCache()
-        self.drivers: dict[tuple[str, str], FixedPanes | PaneDriver] = {}
+        self.drivers: dict[tuple[str, str], Panes] = {}
         self._side_chunks: dict[str, list[bytes]] = {}
         self._contexts: dict[str, PipelineContext] = {}
 
@@ -212,7 +210,7 @@ class _LevelRun:
         else:
             self.outbox.send(edge, partition, row)
 
-    def _pane_driver(self, stage: StagePlan, processor: StageProcessor) -> FixedPanes | PaneDriver:
+    def _pane_driver(self, stage: StagePlan, processor: StageProcessor) -> Panes:
         key = (self.plan.id, stage.id)
         if key not in self.worker.drivers:
             self.worker.drivers[key] = pane_driver(processor.inputs[0])
