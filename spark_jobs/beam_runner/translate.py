@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
 from common.publish import PUBLISH_URN
-from spark_jobs.beam_runner import phases
+from spark_jobs.beam_runner import assign_windows, grouped, phases
 from spark_jobs.beam_runner.beam_internals import (
     Stage,
     TransformContext,
@@ -21,7 +21,6 @@ from spark_jobs.beam_runner.beam_internals import (
     proto_utils,
     translations,
 )
-from spark_jobs.beam_runner import grouped
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.operations import INPUT_URN, OUTPUT_URN, InputSpec, OutputSpec, Target
 from spark_jobs.beam_runner.plan import (
@@ -210,6 +209,9 @@ class _Translation:
                     state_format = self._state_format(spec)
             elif transform.spec.urn == _WRITE:
                 copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(self._output(transform))
+            elif transform.spec.urn == common_urns.primitives.ASSIGN_WINDOWS.urn:
+                if assign_windows.is_numeric(transform.spec.payload):
+                    copied.spec.urn = assign_windows.ASSIGN_URN
             elif transform.spec.urn in translations.PAR_DO_URNS:
                 for side in self._sides(transform):
                     sides.append(side)
