@@ -2,7 +2,8 @@
 
     python -m benchmarks.runner [--only grouping] [--full] [--output json]
 
-Short by default (1 million pairs); `--full` takes 10 million. Figures are medians of warm runs.
+Short by default (1 million pairs); `--full` takes 10 million. Figures are medians of warm runs. Prism, Beam's runner in
+Go, is not among the peers: its binary has to be downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.runner import batches, epochs, grouping, streaming
+from benchmarks.runner import batches, epochs, grouping, memory, streaming
 from benchmarks.runner.measure import Figure
 from spark_jobs.session import spark_session
 
@@ -26,6 +27,7 @@ def scenarios(full: bool, spark: Callable[[], Any]) -> dict[str, Callable[[], It
         "grouping": lambda: grouping.measure(spark(), 10_000_000 if full else 1_000_000, turns),
         "epochs": lambda: epochs.measure(spark(), epochs=30 if full else 15),
         "batches": lambda: batches.measure(spark(), 2048 if full else 512, turns),
+        "memory": lambda: memory.measure(10_000_000 if full else 1_000_000),
     }
 
 

@@ -1,6 +1,7 @@
 """Keyed state, windows and sessions in a stream, on one core without Spark, against Beam's general trigger driver.
 
-Each epoch brings `size` elements over ten seconds of event time, all of different keys, which come again in the next.
+Each epoch brings `size` elements over ten seconds of event time. For keyed state they are all of different keys, which
+come again in the next epoch; for windows a key comes ten times, five times a window.
 The rate is elements per second of processor time of the job's only thread, in the median epoch after the first ones.
 It counts everything: making the elements, windowing them, state files, manifest.
 """
@@ -65,26 +66,26 @@ def slices(count: int) -> beam.DoFn:
     return Source()
 
 
-def pairs(number: int, size: int) -> Iterator[tuple[int, int]]:
-    """(key, value); the keys of a slice are all different, in an order that looks random."""
+def pairs(number: int, size: int, keys: int) -> Iterator[tuple[int, int]]:
+    """(key, value); the keys come in an order that looks random."""
     for index in range(size):
-        yield (number * size + index) * 7919 % size, index & 127
+        yield (number * size + index) * 7919 % keys, index & 127
 
 
 def timed_pairs(number: int, size: int) -> Iterator[Any]:
     """The same at their event times."""
     step = SECONDS_A_SLICE / size
-    for index, pair in enumerate(pairs(number, size)):
+    for index, pair in enumerate(pairs(number, size, size // 10)):
         yield window.TimestampedValue(pair, number * SECONDS_A_SLICE + index * step)
 
 
 def read(pipeline: Any, count: int, size: int, *, timed: bool) -> Any:
-    make = timed_pairs if timed else pairs
+    make = beam.FlatMap(timed_pairs, size) if timed else beam.FlatMap(pairs, size, size)
     return (
         pipeline
         | beam.Create([0])
         | beam.ParDo(slices(count)).with_output_types(int)
-        | beam.FlatMap(make, size).with_output_types(tuple[int, int])
+        | make.with_output_types(tuple[int, int])
     )
 
 

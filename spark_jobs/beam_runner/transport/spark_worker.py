@@ -16,7 +16,7 @@ WORKER = Worker()
 def run_task(
     plan: Plan, order: EpochOrder, level: int, part: int, packed: Iterable[bytes], *, last: bool
 ) -> Iterator[Any]:
-    """Yields (target partition, packed message) for the next level; on the last level the packed reports of all levels.
+    """Yields (target partition, packed piece of a parcel) for the next level; on the last level the packed reports of all levels.
 
     Reports of earlier levels travel along in the parcel that a partition sends to itself.
     """
@@ -30,6 +30,8 @@ def run_task(
     if last:
         yield pickle.dumps(reports, protocol=5)
         return
-    for target, parcel in out.items():
+    for target in list(out):
         carried_on: list[Report] = reports if target == part else []
-        yield target, pickle.dumps((parcel, carried_on), protocol=5)
+        for piece in out.pop(target).pieces():
+            yield target, pickle.dumps((piece, carried_on), protocol=5)
+            carried_on = []
