@@ -30,11 +30,11 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult as FnApiRunnerResult
 from apache_beam.runners.portability.fn_api_runner.translations import Stage, TransformContext
 from apache_beam.runners.runner import PipelineRunner, PipelineState
-from apache_beam.runners.worker import bundle_processor, operations
+from apache_beam.runners.worker import bundle_processor, operation_specs, operations
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler, _Future
-from apache_beam.transforms.core import CombineFn, DoFn
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.core import CombineFn, DoFn, Windowing
+from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils import proto_utils
 
 __all__ = [
@@ -58,14 +58,18 @@ __all__ = [
     "common_urns",
     "completed_future",
     "has_teardown",
+    "last_us",
     "monitoring_infos",
     "prepare_proto",
     "proto_utils",
+    "register_element_operation",
     "register_operation",
     "restriction_provider",
+    "start_us",
     "timer_domains",
     "translations",
     "use_state_context",
+    "window_fn",
 ]
 
 BundleProcessor = bundle_processor.BundleProcessor
@@ -141,9 +145,42 @@ def register_operation(urn: str, build: Any) -> None:
     bundle_processor.BeamTransformFactory.register_urn(urn, bytes)(create)
 
 
+def register_element_operation(urn: str, build: Any) -> None:
+    """The same for transforms between a stage's ends: `build(payload, factory, **operation_kwargs)`."""
+
+    def create(factory: Any, transform_id: str, proto: Any, payload: bytes, consumers: Any) -> Any:
+        operation = build(
+            payload,
+            factory,
+            name_context=runners_common.NameContext(proto.unique_name, transform_id),
+            spec=operation_specs.WorkerFlatten(None, [factory.get_only_output_coder(proto)]),
+            counter_factory=factory.counter_factory,
+            state_sampler=factory.state_sampler,
+        )
+        return factory.augment_oldstyle_op(operation, proto.unique_name, consumers)
+
+    bundle_processor.BeamTransformFactory.register_urn(urn, bytes)(create)
+
+
+def window_fn(strategy: beam_runner_api_pb2.WindowingStrategy, context: PipelineContext) -> Any:
+    return Windowing.from_runner_api(strategy, context).windowfn
+
+
 def completed_future() -> Any:
     """The already resolved future that Beam's state API expects from a write."""
     return _Future.done()
+
+
+def last_us(window: Any) -> int:
+    """`window.max_timestamp()` in microseconds, without the four Timestamps that Beam makes for an interval's."""
+    if type(window) is IntervalWindow:
+        return int(window._end_micros) - 1
+    return int(window.max_timestamp().micros)
+
+
+def start_us(window: Any) -> int:
+    """`window.start` of an interval window in microseconds."""
+    return int(window._start_micros)
 
 
 def use_state_context(context_class: type) -> None:

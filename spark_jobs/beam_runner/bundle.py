@@ -42,6 +42,7 @@ class StageProcessor:
     """
 
     def __init__(self, plan: StagePlan) -> None:
+        self.step = plan.id
         descriptor = beam_fn_api_pb2.ProcessBundleDescriptor.FromString(plan.descriptor)
         self.state = StateHandler()
         self.processor = beam_parts.BundleProcessor(beam_parts.CAPABILITIES, descriptor, self.state, None)

@@ -1,18 +1,21 @@
 """How elements travel between stages: edges, lanes and the outbox of a task.
 
-A *row* is (key group, key, value): encoded key and encoded windowed value for keyed edges, (lane, b"", chunk of
-encoded windowed values) for the others. Rows of one edge to one partition leave a task as one block, and a task reads
-blocks in the order of the partitions that wrote them, so a replay sees the same order.
+A *row* is (key group, b"", block of pairs) for keyed edges (see `grouped`), (lane, b"", chunk of encoded windowed
+values) for the others. Rows of one edge to one partition leave a task in order, and a task reads them in the order of
+the partitions that wrote them, so a replay sees the same order.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from spark_jobs.beam_runner.clock import MIN_US
 from spark_jobs.beam_runner.manifest import SidePart
+
+PIECE_BYTES = 8 << 20  # Spark's Python worker gathers some 20 records before it lets go of them
 
 Row = tuple[int, bytes, bytes]
 EdgeId = tuple[str, int]  # (consumer stage, index of its input)
@@ -66,6 +69,22 @@ class Parcel:
     rows: dict[EdgeId, list[Row]]
     watermarks: dict[str, int]
     sides: dict[str, list[SidePart]]
+    piece: int = 0  # a parcel may travel in pieces
+
+    def pieces(self, most_bytes: int = PIECE_BYTES) -> Iterator[Parcel]:
+        """The parcel as parcels whose rows are of at most so many bytes, or a single row. Empties it on the way."""
+        count = held = 0
+        rows: dict[EdgeId, list[Row]] = defaultdict(list)
+        for edge, some in self.rows.items():
+            for row in some:
+                if held and held + len(row[2]) > most_bytes:
+                    yield Parcel(self.source, dict(rows), {}, {}, count)
+                    count, held = count + 1, 0
+                    rows.clear()
+                rows[edge].append(row)
+                held += len(row[2])
+            some.clear()
+        yield Parcel(self.source, dict(rows), self.watermarks, self.sides, count)
 
 
 def open_parcels(parcels: list[Parcel]) -> Inbox:
@@ -73,7 +92,7 @@ def open_parcels(parcels: list[Parcel]) -> Inbox:
     rows: dict[EdgeId, list[Row]] = defaultdict(list)
     watermarks: dict[str, int] = {}
     sides: dict[str, list[SidePart]] = defaultdict(list)
-    for parcel in sorted(parcels, key=lambda p: p.source):
+    for parcel in sorted(parcels, key=lambda p: (p.source, p.piece)):
         for edge, some in parcel.rows.items():
             rows[edge] += some
         for stage, watermark in parcel.watermarks.items():

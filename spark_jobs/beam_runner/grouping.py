@@ -8,8 +8,7 @@ as bytes written by coders.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from apache_beam.coders import FastPrimitivesCoder
@@ -19,8 +18,10 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
+from spark_jobs.beam_runner.grouped import runs_by_key
+from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
+from spark_jobs.beam_runner.values import ValueDecoder
 
-_TIMES = struct.Struct("<qqq")
 _WINDOW_IDS = trigger.MergeableStateAdapter.WINDOW_IDS.tag
 _ELEMENTS = trigger.GeneralTriggerDriver.ELEMENTS.tag
 _primitives = FastPrimitivesCoder()
@@ -41,12 +42,6 @@ class PaneStore:
     def __init__(self, element_impl: Any, window_impl: Any, lateness_us: int) -> None:
         self.element_impl, self.window_impl, self.lateness_us = element_impl, window_impl, lateness_us
 
-    @staticmethod
-    def times(data: bytes) -> tuple[int, int, int]:
-        """(hold, next event-time timer or expiry, next processing-time timer) without decoding the rest."""
-        hold, event, real = _TIMES.unpack_from(data)
-        return hold, event, real
-
     def encode(self, state: Any) -> bytes:
         windows = [(self.window_impl.encode(w), list(ids)) for w, ids in self.windows(state).items()]
         values = [
@@ -66,11 +61,11 @@ class PaneStore:
             for window_id, some in state.timers.items()
             for (name, domain, tag), ts in some.items()
         ]
-        head = _TIMES.pack(micros(state.get_earliest_hold()), *self._next_times(state))
+        head = TIMES.pack(micros(state.get_earliest_hold()), *self._next_times(state))
         return head + bytes(_primitives.encode((windows, values, timers)))
 
     def decode(self, data: bytes) -> Any:
-        windows, values, timers = _primitives.decode(data[_TIMES.size :])
+        windows, values, timers = _primitives.decode(data[TIMES.size :])
         state = trigger.InMemoryUnmergedState()
         state.global_state = {_WINDOW_IDS: {self.window_impl.decode(w): ids for w, ids in windows}}
         for window_id, tag, some, are_times in values:
@@ -106,21 +101,50 @@ class PaneStore:
 
 
 class PaneDriver:
-    """Runs one key of a grouping through an epoch: elements at the old watermark, then timers up to the new one."""
+    """Takes one key group of a grouping through an epoch: elements at the old watermark, then timers up to the new."""
 
-    def __init__(self, windowing: Any, element_impl: Any) -> None:
+    def __init__(self, windowing: Any, key_impl: Any, element_impl: Any, value_coder: Any) -> None:
         self._clock = _Clock()
         self._driver = trigger.GeneralTriggerDriver(windowing, self._clock)
         self._batch_driver = trigger.create_trigger_driver(windowing, is_batch=True, clock=self._clock)
-        self.store = PaneStore(
-            element_impl, windowing.windowfn.get_window_coder().get_impl(), micros(windowing.allowed_lateness)
-        )
+        self._decode_key = key_impl.decode_nested
+        self._decoder = ValueDecoder(value_coder)
+        self._lateness = micros(windowing.allowed_lateness)
+        window_impl = windowing.windowfn.get_window_coder().get_impl()
+        self.store = PaneStore(element_impl, window_impl, self._lateness)
+        self.dropped = 0
+
+    def run(
+        self, group: KeyGroup, blocks: Iterable[bytes], old_us: int, new_us: int, now_us: int
+    ) -> Iterator[WindowedValue]:
+        """Yields the panes as windowed (key, values). `dropped` counts what arrived too late."""
+        arrived = runs_by_key(blocks)
+        times = group.times(PANE)
+        due = times.reals.take_due(now_us) + times.events.take_due(new_us)
+        for key in dict.fromkeys([*arrived, *(key for _, key in due)]):
+            values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(part)]
+            in_time = [v for v in values if old_us <= micros(v.windows[0].end) + self._lateness]
+            self.dropped += len(values) - len(in_time)
+            stored = group.get(PANE, b"", key)
+            panes, left = self.run_key(self._decode_key(key), stored, in_time, old_us, new_us, now_us)
+            if left is None:
+                group.drop(PANE, b"", key)
+            else:
+                group.put(PANE, b"", key, left)
+            yield from panes
+
+    def times(self, group: KeyGroup) -> tuple[int, int, int]:
+        """(hold, next event-time timer or expiry, next processing-time timer) of a group after `run`."""
+        times = group.times(PANE)
+        return times.holds.least(), times.events.least(), times.reals.least()
 
     def run_key(
         self, key: Any, stored: bytes | None, values: list[WindowedValue], old_us: int, new_us: int, now_us: int
     ) -> tuple[list[WindowedValue], bytes | None]:
         """-> (panes as windowed (key, values), what to store: None if nothing is left)."""
         self._clock.now = Timestamp(micros=now_us)
+        if stored is None and not values:
+            return [], None
         if stored is None and old_us == MIN_US and new_us == MAX_US:
             # The key begins and ends in this epoch, as in any batch: nothing needs to be kept.
             return [_listed(pane) for pane in self._run_whole_key(key, values)], None

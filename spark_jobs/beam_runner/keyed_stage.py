@@ -1,27 +1,35 @@
 """Bundles of stages with keyed state: elements at the previous epoch's input watermark, then time moves on.
 
 Everything that the new watermark makes due (timers, panes, expiry of windows) happens in the same bundle, so an epoch
-leaves nothing half done.
+leaves nothing half done. What an epoch costs depends on the keys that it touches, not on those that are there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from spark_jobs.beam_runner.beam_internals import last_us, monitoring_infos
 from spark_jobs.beam_runner.bundle import BundleResult, StageProcessor
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
 from spark_jobs.beam_runner.exchange import Row
-from spark_jobs.beam_runner.grouping import PaneDriver, PaneStore
+from spark_jobs.beam_runner.fixed_panes import FixedPanes
+from spark_jobs.beam_runner.grouped import runs_by_key
+from spark_jobs.beam_runner.grouping import PaneDriver
 from spark_jobs.beam_runner.manifest import KeyGroupMeta
-from spark_jobs.beam_runner.state import PANE, TIMER, USER, KeyGroup, StateCache
-from spark_jobs.beam_runner.timers import TimerService, next_times
-from spark_jobs.beam_runner.user_state import window_of
+from spark_jobs.beam_runner.session_panes import SessionPanes
+from spark_jobs.beam_runner.state import TIMER, USER, KeyGroup, StateCache
+from spark_jobs.beam_runner.timers import TimerService
+from spark_jobs.beam_runner.values import ValueDecoder
 
 if TYPE_CHECKING:
     from spark_jobs.beam_runner.task import EpochOrder
 
+LATE_NAMESPACE, LATE_NAME = "beam_runner", "droppedDueToLateness"
+
+Panes = FixedPanes | SessionPanes | PaneDriver
 Times = tuple[int, int, int]  # hold, next event-time, next processing-time
 
 
@@ -33,9 +41,17 @@ def load_groups(cache: StateCache, order: EpochOrder, stage: str, numbers: Itera
     }
 
 
+def pane_driver(operation: Any) -> Panes:
+    """What groups the input of a stage behind a GroupByKey; may be kept from bundle to bundle."""
+    if operation.layout.by_window:
+        kind = SessionPanes if operation.windowing.windowfn.is_merging() else FixedPanes
+        return kind(operation.windowing, operation.key_impl, operation.element_coder)
+    return PaneDriver(operation.windowing, operation.key_impl, operation.element_impl, operation.value_coder)
+
+
 def run_grouping(
     processor: StageProcessor,
-    driver: PaneDriver,
+    driver: Panes,
     groups: dict[int, KeyGroup],
     rows: list[Row],
     old_us: int,
@@ -43,47 +59,15 @@ def run_grouping(
     now_us: int,
 ) -> tuple[BundleResult, dict[int, Times]]:
     """A stage behind a GroupByKey: one pane per firing of a key's windows."""
-    operation = processor.inputs[0]
-    arrived: dict[int, dict[bytes, list[bytes]]] = defaultdict(lambda: defaultdict(list))
-    for number, key, data in rows:
-        arrived[number][key].append(data)
+    blocks = _blocks(rows)
+    driver.dropped = 0
 
     def feed() -> None:
-        decode = operation.value_impl.decode_nested
         for number, group in groups.items():
-            stored = group.entries[PANE]
-            mine = arrived.get(number, {})
-            woken = [key for key, pane in stored.items() if key not in mine and _pane_is_due(pane, new_us, now_us)]
-            for key in [*mine, *woken]:
-                panes, left = driver.run_key(
-                    operation.key_impl.decode_nested(key),
-                    stored.get(key),
-                    [decode(data) for data in mine.get(key, ())],
-                    old_us,
-                    new_us,
-                    now_us,
-                )
-                if left is None:
-                    group.drop(PANE, key)
-                else:
-                    group.put(PANE, key, left)
-                operation.push(panes)
+            processor.inputs[0].push(driver.run(group, blocks.pop(number, []), old_us, new_us, now_us))
 
     result = processor.run(feed)
-    times: dict[int, Times] = {}
-    for number, group in groups.items():
-        each = [PaneStore.times(pane) for pane in group.entries[PANE].values()]
-        times[number] = (
-            min((t[0] for t in each), default=MAX_US),
-            min((t[1] for t in each), default=NEVER_US),
-            min((t[2] for t in each), default=NEVER_US),
-        )
-    return result, times
-
-
-def _pane_is_due(pane: bytes, new_us: int, now_us: int) -> bool:
-    _, event, real = PaneStore.times(pane)
-    return event <= new_us or real <= now_us
+    return _with_dropped(result, processor, driver.dropped), {n: driver.times(group) for n, group in groups.items()}
 
 
 def run_stateful(
@@ -101,42 +85,58 @@ def run_stateful(
     window_impl = operation.windowing.windowfn.get_window_coder().get_impl()
     processor.state.begin(groups, key_groups, operation.key_impl)
     timers = TimerService(processor, groups, operation.key_impl, key_groups)
+    decoder = ValueDecoder(operation.windowed_coder)
+    oldest_us = old_us - lateness_us
+    blocks = _blocks(rows)
+    dropped = 0
 
     def feed() -> None:
-        by_key: dict[bytes, list[bytes]] = defaultdict(list)
-        for _, key, data in rows:
-            by_key[key].append(data)
-        for chunks in by_key.values():
-            for chunk in chunks:
-                operation.push(
-                    v for v in operation.decode(chunk) if micros(v.windows[0].max_timestamp()) + lateness_us >= old_us
-                )
+        nonlocal dropped
+        for number in sorted(blocks):
+            for parts in runs_by_key(blocks.pop(number)).values():
+                for part in parts:
+                    values = decoder.decode(part)
+                    if oldest_us > MIN_US:
+                        in_time = [v for v in values if last_us(v.windows[0]) >= oldest_us]
+                        dropped += len(values) - len(in_time)
+                        values = in_time
+                    operation.push(values)
         timers.fire_due(new_us, old_us, now_us)
 
     result = processor.run(feed)
     times: dict[int, Times] = {}
     for number, group in groups.items():
-        expiry_us = _collect_windows(group, window_impl, lateness_us, new_us)
-        hold, event, real = next_times(group)
-        times[number] = (hold, min(event, expiry_us), real)
-    return result, times
+        _collect_windows(group, window_impl, lateness_us, new_us)
+        due = group.times(TIMER)
+        event_us = min(due.events.least(), group.expiries.least())
+        times[number] = (due.holds.least(), event_us, due.reals.least())
+    return _with_dropped(result, processor, dropped), times
 
 
-def _collect_windows(group: KeyGroup, window_impl: Any, lateness_us: int, watermark_us: int) -> int:
-    """Drops the state of expired windows; -> when the next one expires. At the end of time everything expires."""
+def _blocks(rows: list[Row]) -> dict[int, list[bytes]]:
+    blocks: dict[int, list[bytes]] = defaultdict(list)
+    for number, _, block in rows:
+        blocks[number].append(block)
+    return blocks
+
+
+def _collect_windows(group: KeyGroup, window_impl: Any, lateness_us: int, watermark_us: int) -> None:
+    """Drops the user state of expired windows. At the end of time everything expires."""
+    for window in group.take_fresh_windows():
+        if group.table(USER, window):  # else it is the timers' table, whose keys name their windows
+            end_us = micros(window_impl.decode_nested(window).max_timestamp())
+            group.expiries.set(window, min(MAX_US, end_us + lateness_us + 1))
+    for window in group.expiries.take_due(watermark_us):
+        group.drop_window(USER, window)
     if watermark_us >= MAX_US:
         for kind in (USER, TIMER):
-            for key in list(group.entries[kind]):
-                group.drop(kind, key)
-        return NEVER_US
-    next_expiry_us = NEVER_US
-    expiry: dict[bytes, int] = {}
-    for key in list(group.entries[USER]):
-        window = window_of(key)
-        if window not in expiry:
-            expiry[window] = micros(window_impl.decode(window).max_timestamp()) + lateness_us + 1
-        if expiry[window] <= watermark_us:
-            group.drop(USER, key)
-        else:
-            next_expiry_us = min(next_expiry_us, expiry[window])
-    return min(next_expiry_us, NEVER_US)
+            for window in group.windows(kind):
+                group.drop_window(kind, window)
+
+
+def _with_dropped(result: BundleResult, processor: StageProcessor, dropped: int) -> BundleResult:
+    """The bundle's result with its late elements counted, as a metric of the stage's step like any other."""
+    if not dropped:
+        return result
+    info = monitoring_infos.int64_user_counter(LATE_NAMESPACE, LATE_NAME, dropped, ptransform=processor.step)
+    return replace(result, metrics=[*result.metrics, info.SerializeToString()])

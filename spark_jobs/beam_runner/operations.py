@@ -14,7 +14,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.clock import MIN_US, micros
-from spark_jobs.beam_runner.exchange import EdgeId, Row, key_group
+from spark_jobs.beam_runner.exchange import EdgeId, Row
+from spark_jobs.beam_runner.grouped import GroupingWriter, Layout
 from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
 
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
@@ -29,6 +30,7 @@ class InputSpec:
     coder: str
     windowing: str
     grouped_coder: str | None = None  # GROUP only: coder of the elements before they were grouped
+    layout: Layout = Layout()  # GROUP only: how the elements arrive
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Target:
     kind: str
     edge: EdgeId | None = None
     label: str | None = None
+    layout: Layout = Layout()  # GROUP only
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class InputOperation(beam_parts.DataInputOperation):
 
     def configure(self, spec: InputSpec, factory: Any) -> None:
         self.windowing = factory.context.windowing_strategies.get_by_id(spec.windowing)
+        self.layout = spec.layout
         self.key_impl: Any = None
         if spec.kind == KEYED:
             self.key_impl = self.windowed_coder.wrapped_value_coder.key_coder().get_impl()
@@ -68,8 +72,9 @@ class InputOperation(beam_parts.DataInputOperation):
             before = factory.get_coder(spec.grouped_coder)
             pair = before.wrapped_value_coder
             self.key_impl = pair.key_coder().get_impl()
-            self.element_impl = pair.value_coder().get_impl()
-            self.value_impl = WindowedValueCoder(pair.value_coder(), before.window_coder).get_impl()
+            self.element_coder = pair.value_coder()
+            self.element_impl = self.element_coder.get_impl()
+            self.value_coder = WindowedValueCoder(self.element_coder, before.window_coder)
 
     def decode(self, chunk: bytes) -> Iterator[WindowedValue]:
         """All windowed values of a chunk."""
@@ -96,25 +101,50 @@ class OutputOperation(beam_parts.DataOutputOperation):
     key_groups = 1
 
     def configure(self, spec: OutputSpec, factory: Any) -> None:  # noqa: ARG002
-        self.grouped, self.keyed = spec.edges(GROUP), spec.edges(KEYED)
         self.lanes, self.shuffled = spec.edges(FORWARD), spec.edges(SHUFFLE)
         self.side_labels, self.publish_labels = spec.labels(SIDE), spec.labels(PUBLISH)
         self.chunked = bool(self.lanes or self.shuffled or self.side_labels)
-        if self.grouped or self.keyed:
-            pair = self.windowed_coder.wrapped_value_coder
-            self.key_impl = pair.key_coder().get_impl()
-            self.value_impl = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
+        self.writers = [
+            self._writer(t.kind, t.layout, t.edge) for t in spec.targets if t.kind in (GROUP, KEYED) and t.edge
+        ]
         self.chunk = coder_impl.create_OutputStream()
         self.side_end_us = MIN_US
         self.next_lane = 0
 
+    def _writer(self, kind: str, layout: Layout, edge: EdgeId) -> GroupingWriter:
+        pair = self.windowed_coder.wrapped_value_coder
+        if kind == KEYED:
+            encode = self.windowed_coder_impl.encode_nested
+        elif layout.by_window:
+            encode_element = pair.value_coder().get_impl().encode_nested
+
+            def encode(value: WindowedValue) -> bytes:
+                encoded: bytes = encode_element(value.value[1])
+                return encoded
+        else:
+            encode_value = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
+
+            def encode(value: WindowedValue) -> bytes:
+                encoded: bytes = encode_value.encode_nested(value.with_value(value.value[1]))
+                return encoded
+
+        return GroupingWriter(
+            layout,
+            pair.key_coder().get_impl(),
+            self.windowed_coder.window_coder.get_impl(),
+            encode,
+            lambda group, block: self.send(edge, group, (group, b"", block)),
+        )
+
     def start(self) -> None:
         super().start()
         self.next_lane = self.part  # per bundle, so that a replay routes alike
+        for writer in self.writers:
+            writer.key_groups = self.key_groups
 
     def process(self, value: WindowedValue) -> None:
-        if self.grouped or self.keyed:
-            self._send_keyed(value)
+        for writer in self.writers:
+            writer.add(value)
         if self.chunked:
             self.windowed_coder_impl.encode_to_stream(value, self.chunk, True)
             if self.side_labels:
@@ -124,21 +154,6 @@ class OutputOperation(beam_parts.DataOutputOperation):
                 self._flush()
         for label in self.publish_labels:
             self.stage_item(label, value.value)
-
-    def _send_keyed(self, value: WindowedValue) -> None:
-        key = self.key_impl.encode_nested(value.value[0])
-        group = key_group(key, self.key_groups)
-        for window in value.windows:  # one window a row: state and panes are per window
-            alone = (
-                value
-                if len(value.windows) == 1
-                else WindowedValue(value.value, value.timestamp, (window,), value.pane_info)
-            )
-            for edge in self.grouped:
-                row = (group, key, self.value_impl.encode_nested(alone.with_value(alone.value[1])))
-                self.send(edge, group, row)
-            for edge in self.keyed:
-                self.send(edge, group, (group, key, self.windowed_coder_impl.encode_nested(alone)))
 
     def _flush(self) -> None:
         if not self.chunk.size():
@@ -157,6 +172,8 @@ class OutputOperation(beam_parts.DataOutputOperation):
     def finish(self) -> None:
         beam_parts.Operation.finish(self)
         self._flush()
+        for writer in self.writers:
+            writer.flush()
 
 
 def _builder(operation_class: type) -> Callable[..., Any]:

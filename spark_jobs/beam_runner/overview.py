@@ -6,15 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from apache_beam.portability.api import beam_fn_api_pb2
-
 from spark_jobs.beam_runner.checkpoint import Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
 from spark_jobs.beam_runner.manifest import Manifest
 from spark_jobs.beam_runner.progress import sum_counters
 from spark_jobs.beam_runner.state import PANE, TIMER, USER, StateCache
 from spark_jobs.beam_runner.timers import TimerId
-from spark_jobs.beam_runner.user_state import window_of
+from spark_jobs.beam_runner.user_state import user_key
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,8 @@ def _keys(checkpoint: Checkpoint, manifest: Manifest, step: str) -> int:
 
 def _keys_of_group(checkpoint: Checkpoint, step: str, number: int, manifest: Manifest) -> int:
     group = StateCache().take(checkpoint, step, number, manifest.groups[step][number].chain)
-    users = {_user_key(entry) for entry in group.entries[USER]}
-    timers = {TimerId.decode(entry).key for entry in group.entries[TIMER]}
+    users = {user_key(entry) for window in group.windows(USER) for entry in group.table(USER, window)}
+    timers = {TimerId.decode(entry).key for entry in group.table(TIMER)}
+    panes = {key for window in group.windows(PANE) for key in group.table(PANE, window)}
     # State and timers encode a key each in its own way, so they cannot be joined: most keys with a timer have state.
-    return max(len(group.entries[PANE]), len(users), len(timers))
-
-
-def _user_key(entry: bytes) -> bytes:
-    """The key inside the state API's key, which follows the window and its length."""
-    state_key = beam_fn_api_pb2.StateKey.FromString(entry[4 + len(window_of(entry)) :])
-    return bytes(getattr(state_key, state_key.WhichOneof("type")).key)
+    return max(len(panes), len(users), len(timers))

@@ -18,8 +18,7 @@ from spark_jobs.beam_runner.bundle import BundleResult, ProcessorPool, StageProc
 from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, now_us
 from spark_jobs.beam_runner.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
-from spark_jobs.beam_runner.grouping import PaneDriver
-from spark_jobs.beam_runner.keyed_stage import load_groups, run_grouping, run_stateful
+from spark_jobs.beam_runner.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
 from spark_jobs.beam_runner.manifest import KeyGroupMeta, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.plan import GROUP, KEYED, Plan, SidePlan, StagePlan
 from spark_jobs.beam_runner.side_inputs import INLINE_BYTES, SideTable
@@ -98,7 +97,7 @@ class Worker:
     def __init__(self) -> None:
         self.pool = ProcessorPool()
         self.cache = StateCache()
-        self.drivers: dict[tuple[str, str], PaneDriver] = {}
+        self.drivers: dict[tuple[str, str], Panes] = {}
         self._tables: dict[tuple[str, str, str, str], SideTable] = {}
         self._contexts: dict[str, PipelineContext] = {}
         self._truncations: dict[tuple[str, str], Truncation] = {}
@@ -335,11 +334,10 @@ class _LevelRun:
         else:
             self.outbox.send(edge, partition, row)
 
-    def _pane_driver(self, stage: StagePlan, processor: StageProcessor) -> PaneDriver:
+    def _pane_driver(self, stage: StagePlan, processor: StageProcessor) -> Panes:
         key = (self.plan.id, stage.id)
         if key not in self.worker.drivers:
-            operation = processor.inputs[0]
-            self.worker.drivers[key] = PaneDriver(operation.windowing, operation.element_impl)
+            self.worker.drivers[key] = pane_driver(processor.inputs[0])
         return self.worker.drivers[key]
 
     # ---- side inputs

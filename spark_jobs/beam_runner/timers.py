@@ -14,10 +14,9 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from spark_jobs.beam_runner.bundle import StageProcessor
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.exchange import key_group
-from spark_jobs.beam_runner.state import TIMER, KeyGroup
+from spark_jobs.beam_runner.state import TIMER, TIMES, KeyGroup
 
 REAL_TIME = beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
-_TIMES = struct.Struct("<qqB")
 _LENGTHS = struct.Struct("<HHHHI")
 
 
@@ -45,25 +44,6 @@ class TimerId:
         return cls(parts[0].decode(), parts[1].decode(), parts[2].decode(), parts[3], parts[4])
 
 
-def timer_times(value: bytes) -> tuple[int, int, int]:
-    """(fire, hold, time domain) of a stored timer."""
-    fire, hold, domain = _TIMES.unpack_from(value)
-    return fire, hold, domain
-
-
-def next_times(group: KeyGroup) -> tuple[int, int, int]:
-    """(least hold, next event-time timer, next processing-time timer) of a key group."""
-    hold, event, real = MAX_US, NEVER_US, NEVER_US
-    for value in group.entries[TIMER].values():
-        fire, held, domain = timer_times(value)
-        hold = min(hold, held)
-        if domain == REAL_TIME:
-            real = min(real, fire)
-        else:
-            event = min(event, fire)
-    return hold, event, real
-
-
 class TimerService:
     """Moves timers that DoFns set into key groups, and due timers back into the DoFns, in one bundle."""
 
@@ -87,41 +67,49 @@ class TimerService:
                 window = coder._windows_coder_impl.encode_nested(timer.windows)
                 timer_id = TimerId(transform, family, timer.dynamic_timer_tag, window, key).encode()
                 if timer.clear_bit:
-                    self._groups[number].drop(TIMER, timer_id)
+                    self._groups[number].drop(TIMER, b"", timer_id)
                 else:
-                    times = _TIMES.pack(timer.fire_timestamp.micros, timer.hold_timestamp.micros, domain)
-                    self._groups[number].put(TIMER, timer_id, times + coder.encode_nested(timer))
+                    fire = timer.fire_timestamp.micros
+                    event, real = (NEVER_US, fire) if domain == REAL_TIME else (fire, NEVER_US)
+                    times = TIMES.pack(timer.hold_timestamp.micros, event, real)
+                    self._groups[number].put(TIMER, b"", timer_id, times + coder.encode_nested(timer))
                     yield number, timer_id
 
     def fire_due(self, watermark_us: int, old_watermark_us: int, now_us: int) -> None:
-        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark."""
+        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark.
+
+        At the end of time all processing-time timers fire, as on Beam's in-memory runner: what is buffered until one
+        of them would be lost with the state. What those set anew is not waited for.
+        """
         heap: list[tuple[int, int, int, bytes, bytes]] = []
 
-        def push(number: int, timer_id: bytes) -> None:
-            value = self._groups[number].entries[TIMER].get(timer_id)
+        def push(number: int, timer_id: bytes, until_us: int = now_us) -> None:
+            value = self._groups[number].get(TIMER, b"", timer_id)
             if value is None:
                 return
-            fire, _, domain = timer_times(value)
-            if fire <= (now_us if domain == REAL_TIME else watermark_us):
-                at = old_watermark_us if domain == REAL_TIME else fire
+            _, event, real = TIMES.unpack_from(value)
+            if event <= watermark_us or real <= until_us:
+                at = old_watermark_us if event == NEVER_US else event
                 heapq.heappush(heap, (at, next(self._order), number, timer_id, value))
 
         for _ in self.take_new():
             pass
         for number, group in sorted(self._groups.items()):
-            for timer_id in group.entries[TIMER]:
-                push(number, timer_id)
+            times = group.times(TIMER)
+            real_us = NEVER_US - 1 if watermark_us >= MAX_US else now_us
+            for _, timer_id in times.reals.take_due(real_us) + times.events.take_due(watermark_us):
+                push(number, timer_id, real_us)
         while heap:
             _, _, number, timer_id, value = heapq.heappop(heap)
             group = self._groups[number]
-            if group.entries[TIMER].get(timer_id) is not value:
+            if group.get(TIMER, b"", timer_id) is not value:
                 continue  # cleared or set anew by an earlier firing
-            group.drop(TIMER, timer_id)
+            group.drop(TIMER, b"", timer_id)
             named = TimerId.decode(timer_id)
             beam = self._processor.processor
             info = beam.timers_info[named.transform, named.family]
             beam.ops[named.transform].process_timer(
-                named.family, info.timer_coder_impl.decode_nested(value[_TIMES.size :])
+                named.family, info.timer_coder_impl.decode_nested(value[TIMES.size :])
             )
             for set_number, set_id in self.take_new():
                 push(set_number, set_id)

@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
 from common.publish import PUBLISH_URN
-from spark_jobs.beam_runner import phases
+from spark_jobs.beam_runner import assign_windows, grouped, phases
 from spark_jobs.beam_runner.beam_internals import (
     PipelineContext,
     Stage,
@@ -234,6 +234,9 @@ class _Translation:
                 output = self._output(transform)
                 publishes += output.labels(PUBLISH)
                 copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(output)
+            elif transform.spec.urn == common_urns.primitives.ASSIGN_WINDOWS.urn:
+                if assign_windows.is_numeric(transform.spec.payload):
+                    copied.spec.urn = assign_windows.ASSIGN_URN
             elif transform.spec.urn in translations.PAR_DO_URNS:
                 if transform.spec.urn == common_urns.sdf_components.PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS.urn:
                     sources.append(transform.unique_name)
@@ -267,19 +270,32 @@ class _Translation:
         kind = self._input_kind(stage, transform)
         producers = tuple(sorted({self.ids[w] for w in self.writers.get(transform.spec.payload, ())}))
         windowing = self.components.pcollections[pcoll].windowing_strategy_id
-        grouped_coder = None
+        grouped_coder, layout = None, grouped.Layout()
         if kind == GROUP:
-            _, name = translations.split_buffer_id(transform.spec.payload)
-            source = translations.only_element(self.components.transforms[name].inputs.values())
+            source = self._grouped_collection(transform.spec.payload)
             grouped_coder = self.context.data_channel_coders[source]
             windowing = self.components.pcollections[source].windowing_strategy_id
-        spec = InputSpec(kind, self.context.data_channel_coders[pcoll], windowing, grouped_coder)
+            layout = self._layout(windowing)
+        spec = InputSpec(kind, self.context.data_channel_coders[pcoll], windowing, grouped_coder, layout)
         return InputPlan(transform.unique_name, kind, producers), spec
+
+    def _grouped_collection(self, buffer: bytes) -> str:
+        _, name = translations.split_buffer_id(buffer)
+        return str(translations.only_element(self.components.transforms[name].inputs.values()))
+
+    def _layout(self, windowing: str) -> grouped.Layout:
+        strategy = self.components.windowing_strategies[windowing]
+        return grouped.fast_path(strategy, self.components) or grouped.Layout()
 
     def _output(self, transform: Any) -> OutputSpec:
         pcoll = translations.only_element(transform.inputs.values())
         buffer = transform.spec.payload
-        targets = [Target(kind, edge=(self.ids[stage], i)) for stage, i, kind in self.readers.get(buffer, ())]
+        layout = grouped.Layout()
+        if any(kind == GROUP for _, _, kind in self.readers.get(buffer, ())):
+            layout = self._layout(self.components.pcollections[self._grouped_collection(buffer)].windowing_strategy_id)
+        targets = [
+            Target(kind, edge=(self.ids[stage], i), layout=layout) for stage, i, kind in self.readers.get(buffer, ())
+        ]
         if buffer in self.side_readers:
             targets.append(Target(SIDE, label=self.producer_label.get(pcoll, pcoll)))
         kind, name = translations.split_buffer_id(buffer)

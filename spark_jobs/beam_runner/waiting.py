@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.clock import MAX_US, micros
 from spark_jobs.beam_runner.exchange import Row
+from spark_jobs.beam_runner.grouped import Run, read_block, write_block
 from spark_jobs.beam_runner.manifest import Waiting
 from spark_jobs.beam_runner.plan import SidePlan
 from spark_jobs.beam_runner.side_inputs import SideTable
@@ -90,29 +91,43 @@ def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
 def _split(
     operation: Any, rows: list[Row], ready_at: Callable[[Any], int | None], outcome: Sorted
 ) -> tuple[list[Row], list[Row]]:
-    encode = operation.windowed_coder_impl.encode_nested
     now: list[Row] = []
     later: list[Row] = []
-    for group, key, chunk in rows:
-        ready: list[WindowedValue] = []
-        aside: list[WindowedValue] = []
-        for element in operation.decode(chunk):
-            for window in element.windows:
-                alone = WindowedValue(element.value, element.timestamp, (window,), element.pane_info)
-                at_us = ready_at(window)
-                if at_us is None:
-                    ready.append(alone)
-                else:
-                    aside.append(alone)
-                    outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
-                    outcome.ready_us = min(outcome.ready_us, at_us)
+    for group, key, data in rows:
+        is_block = operation.key_impl is not None
+        runs = list(read_block(data)) if is_block else [Run(b"", b"", 0, data, None)]
+        ready: list[Run] = []
+        aside: list[Run] = []
+        for run in runs:
+            for elements, part in zip(_sorted(operation, run.data, ready_at, outcome), (ready, aside), strict=True):
+                if elements:
+                    encoded = b"".join(map(operation.windowed_coder_impl.encode_nested, elements))
+                    part.append(run._replace(count=len(elements), data=encoded))
         if not aside:
-            now.append((group, key, chunk))
+            now.append((group, key, data))
             continue
-        later.append((group, key, b"".join(map(encode, aside))))
-        if ready:
-            now.append((group, key, b"".join(map(encode, ready))))
+        for some, part in ((now, ready), (later, aside)):
+            if part:
+                some.append((group, key, write_block(part) if is_block else part[0].data))
     return now, later
+
+
+def _sorted(
+    operation: Any, data: bytes, ready_at: Callable[[Any], int | None], outcome: Sorted
+) -> tuple[list[WindowedValue], list[WindowedValue]]:
+    ready: list[WindowedValue] = []
+    aside: list[WindowedValue] = []
+    for element in operation.decode(data):
+        for window in element.windows:
+            alone = WindowedValue(element.value, element.timestamp, (window,), element.pane_info)
+            at_us = ready_at(window)
+            if at_us is None:
+                ready.append(alone)
+            else:
+                aside.append(alone)
+                outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
+                outcome.ready_us = min(outcome.ready_us, at_us)
+    return ready, aside
 
 
 def encode_rows(rows: list[list[Row]]) -> bytes:

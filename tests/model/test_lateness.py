@@ -97,7 +97,6 @@ def test_a_key_that_is_first_seen_late_has_a_late_pane(stage: Stage) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="droppedDueToLateness is not counted yet")
 @pytest.mark.parametrize("kind", ["grouping", "state"])
 def test_dropped_elements_are_counted(stage: Stage, kind: str) -> None:
     script = [

@@ -203,7 +203,6 @@ class Ordered(beam.DoFn):
         yield key, code, ",".join(f"{int(t)}{v}" for t, v in some)
 
 
-@pytest.mark.xfail(strict=True, reason="StateHandler takes each range of an ordered list for a bag of its own")
 def test_an_ordered_list_is_read_and_cleared_by_time(stage: Stage) -> None:
     script = [
         step(at(1, ("a", 5)), at(1, ("a", 2))),

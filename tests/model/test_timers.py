@@ -317,7 +317,6 @@ def test_what_a_processing_time_timer_emits_has_its_elements_time(whole: Stage) 
     assert [o.at for o in whole.outs()] == [1]
 
 
-@pytest.mark.xfail(strict=True, reason="processing-time timers that are still set when the input ends are dropped")
 def test_what_is_buffered_when_the_input_ends_is_flushed(whole: Stage) -> None:
     """Beam's in-memory runner fires processing-time timers at the end of its input; without it they lose data."""
     whole.play(timed(whole, [step(at(1, ("a", 1))), step(at(1, ("a", 2)))], Flush()))

@@ -22,7 +22,7 @@ _MOST_WARNINGS = 100  # of one task: a warning that names the element would fill
 def run_task(
     plan: Plan, order: EpochOrder, level: int, part: int, packed: Iterable[bytes], *, last: bool
 ) -> Iterator[Any]:
-    """Yields (target partition, packed message) for the next level; on the last level the packed runs of all levels.
+    """Yields (target partition, packed piece of a parcel) for the next level; the last yields the runs of all levels.
 
     Runs of earlier levels travel along in the parcel that a partition sends to itself.
     """
@@ -44,8 +44,11 @@ def run_task(
     if last:
         yield pickle.dumps(runs, protocol=5)
         return
-    for target, parcel in out.items():
-        yield target, pickle.dumps((this, parcel, runs if target == part else []), protocol=5)
+    for target in list(out):
+        carried_on = runs if target == part else []
+        for piece in out.pop(target).pieces():
+            yield target, pickle.dumps((this, piece, carried_on), protocol=5)
+            carried_on = []
 
 
 def tell(action: Callable[[Worker], None]) -> str:

@@ -1,0 +1,58 @@
+"""How fast SparkRunner is, as ratios against peers that run in the same process on the same data.
+
+    python -m benchmarks.runner [--only grouping] [--full] [--output json]
+
+Short by default (1 million pairs); `--full` takes 10 million. Figures are medians of warm runs. Prism, Beam's runner in
+Go, is not among the peers: its binary has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.runner import batches, epochs, grouping, memory, streaming
+from benchmarks.runner.measure import Figure
+from spark_jobs.session import spark_session
+
+
+def scenarios(full: bool, spark: Callable[[], Any]) -> dict[str, Callable[[], Iterator[Figure]]]:
+    turns = 5 if full else 3
+    return {
+        "streaming": lambda: streaming.measure(epochs=12 if full else 6),
+        "grouping": lambda: grouping.measure(spark(), 10_000_000 if full else 1_000_000, turns),
+        "epochs": lambda: epochs.measure(spark(), epochs=30 if full else 15),
+        "batches": lambda: batches.measure(spark(), 2048 if full else 512, turns),
+        "memory": lambda: memory.measure(10_000_000 if full else 1_000_000),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", metavar="NAME", help="a scenario; may be repeated")
+    parser.add_argument("--full", action="store_true", help="full sizes")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    options = parser.parse_args()
+    chosen = scenarios(options.full, lambda: spark_session(cores=grouping.CORES))
+    unknown = set(options.only or ()) - set(chosen)
+    if unknown:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
+    figures: list[Figure] = []
+    for name, scenario in chosen.items():
+        for figure in scenario() if not options.only or name in options.only else ():
+            figures.append(figure)
+            if options.output == "text":
+                sys.stdout.write(figure.line() + "\n")
+                sys.stdout.flush()
+    if options.output == "json":
+        rows = [{**vars(figure), "ratio": figure.ratio} for figure in figures]
+        sys.stdout.write(json.dumps({"cores": os.cpu_count(), "figures": rows}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

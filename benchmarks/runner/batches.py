@@ -1,0 +1,52 @@
+"""Arrow record batches through a Reshuffle: megabytes per second, against the same bytes through an RDD shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_pipelines.coders import encode_batch, register
+from benchmarks.runner.measure import Figure, median_seconds
+from spark_jobs.beam_runner import SparkRunner
+
+ROWS, BLOCKS, CORES = 65_536, 8, 2  # a batch is 1 MiB
+
+
+def batches(block: int, count: int) -> Iterator[pa.RecordBatch]:
+    values = np.random.default_rng(block).integers(0, 1 << 40, ROWS)
+    for number in range(count):
+        yield pa.record_batch({"a": values + number, "b": values})
+
+
+def run_beam(runner: Any, megabytes: int, flags: list[str]) -> None:
+    count = megabytes // BLOCKS
+    with beam.Pipeline(runner=runner, options=PipelineOptions(flags)) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(list(range(BLOCKS)))
+            | "spread" >> beam.Reshuffle()
+            | beam.FlatMap(lambda block: batches(block, count)).with_output_types(pa.RecordBatch)
+            | "measured" >> beam.Reshuffle()
+            | beam.Map(lambda batch: batch.num_rows)
+        )
+
+
+def run_rdd(context: Any, megabytes: int) -> None:
+    count = megabytes // BLOCKS
+    blocks = context.parallelize(list(range(BLOCKS)), CORES)
+    encoded = blocks.flatMap(lambda block: ((n, encode_batch(b)) for n, b in enumerate(batches(block, count))))
+    assert encoded.partitionBy(CORES, int).values().map(len).count() == BLOCKS * count
+
+
+def measure(spark: Any, megabytes: int, turns: int) -> Iterator[Figure]:
+    register()
+    local = median_seconds(lambda: run_beam(SparkRunner(), megabytes, ["--transport=local", "--tasks=1"]), turns)
+    yield Figure("batches", "Reshuffle, local, one core", megabytes / local, "MB/s")
+    ours = median_seconds(lambda: run_beam(SparkRunner(spark), megabytes, [f"--tasks={CORES}"]), turns)
+    floor = median_seconds(lambda: run_rdd(spark.sparkContext, megabytes), turns)
+    yield Figure("batches", "Reshuffle, spark", megabytes / ours, "MB/s", "", "RDD partitionBy", megabytes / floor)

@@ -1,0 +1,51 @@
+"""What an epoch with next to no data costs, against an empty PySpark job of the same number of levels."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from benchmarks.runner.measure import Figure, median_seconds
+from benchmarks.runner.streaming import slices
+from spark_jobs.beam_runner import SparkRunner
+
+LEVELS, TASKS, WARM_UP = (1, 2, 3), 2, 3
+
+
+def epoch_seconds(spark: Any, levels: int, epochs: int, transport: str) -> float:
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as root:
+        flags = ["--streaming", "--until_idle", f"--transport={transport}", f"--tasks={TASKS}", f"--checkpoint={root}"]
+        runner = SparkRunner(spark, on_epoch=lambda info: seconds.append(info.seconds))
+        pipeline = beam.Pipeline(runner=runner, options=PipelineOptions(flags))
+        some = pipeline | beam.Create([0]) | beam.ParDo(slices(epochs + WARM_UP)).with_output_types(int)
+        for _ in range(levels - 1):
+            some |= f"shuffle {_}" >> beam.Reshuffle()
+            some |= f"step {_}" >> beam.Map(lambda number: number).with_output_types(int)
+        pipeline.run().wait_until_finish()
+    return statistics.median(seconds[WARM_UP : WARM_UP + epochs])
+
+
+def empty_job(context: Any, levels: int) -> None:
+    rdd = context.parallelize(list(range(TASKS)), TASKS)
+    for _ in range(levels - 1):
+        rdd = rdd.map(lambda number: (number, number)).partitionBy(TASKS, int).values()
+    rdd.mapPartitions(list).collect()
+
+
+def measure(spark: Any, epochs: int) -> Iterator[Figure]:
+    for levels in LEVELS:
+
+        def empty(levels: int = levels) -> None:
+            empty_job(spark.sparkContext, levels)
+
+        floor = median_seconds(empty, epochs, warm_up=WARM_UP)
+        on_spark = epoch_seconds(spark, levels, epochs, "spark")
+        yield Figure("epochs", f"small epoch, {levels} levels, spark", on_spark, "s", "<= 1.3", "empty RDD job", floor)
+        local = epoch_seconds(None, levels, epochs, "local")
+        yield Figure("epochs", f"small epoch, {levels} levels, local", local, "s", "<= 0.1 s", "empty RDD job", floor)

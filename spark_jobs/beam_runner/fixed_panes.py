@@ -1,0 +1,213 @@
+"""GroupByKey for the default trigger on windows that do not merge: no trigger driver, no decoding of what waits.
+
+Panes are those of Beam's `GeneralTriggerDriver` (tests compare the two): one on-time pane when the watermark passes
+the window's end, one late pane per epoch that brings late elements, nothing after end + allowed lateness. What waits
+is kept as bytes: a small head per window and key, and the concatenated encoded elements, which are only ever added to.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from apache_beam.transforms.trigger import AccumulationMode, BatchGlobalTriggerDriver
+from apache_beam.transforms.window import TimestampCombiner
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
+from apache_beam.utils.windowed_value import create as windowed
+
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
+from spark_jobs.beam_runner.grouped import Run, read_block
+from spark_jobs.beam_runner.state import ELEMENTS, PANE, KeyGroup
+from spark_jobs.beam_runner.values import Part, ValueDecoder
+
+_HEAD = struct.Struct("<qqqIQ")  # hold, next event time, next processing time; panes fired, elements kept
+_KNOWN_WINDOWS = 10_000  # decoded windows kept at hand
+COMBINERS = {TimestampCombiner.OUTPUT_AT_EARLIEST: min, TimestampCombiner.OUTPUT_AT_LATEST: max}  # else: the window
+_ON_TIME = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
+_FIRST_BUT_LATE = PaneInfo(True, False, PaneInfoTiming.LATE, 0, 0)
+
+
+class _Window(NamedTuple):
+    """A window and the watermarks that matter to it, in microseconds."""
+
+    name: bytes  # its encoding
+    window: Any
+    end: int
+    last: int  # the latest timestamp in it
+    drop_after: int  # elements are dropped when the watermark was past this
+    expiry: int  # state goes when the watermark reaches this
+
+
+class _Arrived:
+    """What an epoch brought for one window and key."""
+
+    __slots__ = ("count", "hold", "parts")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.hold: int | None = None  # the timestamp combiner's result over elements that are not late
+        self.parts: list[Part] = []
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(part.data for part in self.parts)
+
+    def add(self, run: Run, hold: int | None) -> None:
+        self.count += run.count
+        self.parts.append(Part(run.count, run.data))
+        self.hold = hold
+
+
+class FixedPanes:
+    """Takes one key group of a grouping through an epoch: elements at the old watermark, then time moves on."""
+
+    def __init__(self, windowing: Any, key_impl: Any, value_coder: Any) -> None:
+        self._window_impl = windowing.windowfn.get_window_coder().get_impl()
+        self._decode_key = key_impl.decode_nested
+        self._decoder = ValueDecoder(value_coder)
+        self._lateness = micros(windowing.allowed_lateness)
+        self._accumulates = windowing.accumulation_mode == AccumulationMode.ACCUMULATING
+        self._is_default = windowing.is_default()
+        self._combine: Any = COMBINERS.get(windowing.timestamp_combiner)
+        self._windows: dict[bytes, _Window] = {}
+        self.dropped = 0
+
+    def run(
+        self, group: KeyGroup, blocks: Iterable[bytes], old_us: int, new_us: int, _now_us: int
+    ) -> Iterator[WindowedValue]:
+        """Yields the panes as windowed (key, values). `dropped` counts what arrived too late."""
+        arrived = self._sort_in(blocks, old_us)
+        if self._is_default and old_us == MIN_US and new_us == MAX_US and not group.entries:
+            yield from self._whole(arrived)
+            return
+        times = group.times(PANE)
+        closing: dict[bytes, list[bytes]] = {}
+        for name, keys in arrived.items():
+            window = self._window(name)
+            if window.end <= old_us:
+                for key, some in keys.items():
+                    yield self._fire(group, window, key, some, new_us, on_time=False)
+            elif window.end <= new_us:
+                closing[name] = list(keys)
+            else:
+                for key, some in keys.items():
+                    self._keep(group, window, key, some)
+        for name, key in times.events.take_due(new_us):
+            if key not in arrived.get(name, ()):
+                closing.setdefault(name, []).append(key)
+        for window in sorted(map(self._window, closing), key=lambda w: (w.end, w.name)):
+            keys = arrived.get(window.name, {})
+            for key in closing[window.name]:
+                yield self._fire(group, window, key, keys.get(key), new_us, on_time=True)
+        self._collect(group, new_us)
+
+    def times(self, group: KeyGroup) -> tuple[int, int, int]:
+        """(hold, next event-time timer or expiry, next processing-time timer) of a group after `run`."""
+        times = group.times(PANE)
+        return times.holds.least(), min(times.events.least(), group.expiries.least()), NEVER_US
+
+    def _whole(self, arrived: dict[bytes, dict[bytes, _Arrived]]) -> Iterator[WindowedValue]:
+        """Batch in the global window, the way Beam does it: the only pane, at the beginning of time."""
+        for keys in arrived.values():
+            for key, some in keys.items():
+                pair = (self._decode_key(key), self._decoder.values(some.parts))
+                yield windowed(
+                    pair, MIN_US, BatchGlobalTriggerDriver.GLOBAL_WINDOW_TUPLE, BatchGlobalTriggerDriver.ONLY_FIRING
+                )
+
+    # ---- arrival
+    def _sort_in(self, blocks: Iterable[bytes], old_us: int) -> dict[bytes, dict[bytes, _Arrived]]:
+        arrived: dict[bytes, dict[bytes, _Arrived]] = {}
+        for block in blocks:
+            for run in read_block(block):
+                window = self._window(run.window)
+                if old_us > window.drop_after:
+                    self.dropped += run.count
+                    continue
+                keys = arrived.setdefault(run.window, {})
+                some = keys.get(run.key)
+                if some is None:
+                    some = keys[run.key] = _Arrived()
+                some.add(run, self._merged_hold(window, some.hold, run, old_us))
+        return arrived
+
+    def _merged_hold(self, window: _Window, hold: int | None, run: Run, old_us: int) -> int | None:
+        if self._combine is None or run.times is None:  # the timestamp combiner looks at the window alone
+            return window.last
+        in_time = [at for at in run.times if at >= old_us]
+        if hold is not None:
+            in_time.append(hold)
+        return self._combine(in_time, default=None)
+
+    def _keep(self, group: KeyGroup, window: _Window, key: bytes, some: _Arrived) -> None:
+        hold, fired, count = self._head(group, window, key)
+        hold = self._combined(hold, some.hold)
+        self._put(group, window, key, hold, window.end, fired, count + some.count)
+        group.append(ELEMENTS, window.name, key, some.data)
+
+    def _combined(self, one: int | None, other: int | None) -> int | None:
+        if one is None or other is None:
+            return one if other is None else other
+        return (self._combine or max)(one, other)
+
+    # ---- firing
+    def _fire(
+        self, group: KeyGroup, window: _Window, key: bytes, some: _Arrived | None, new_us: int, *, on_time: bool
+    ) -> WindowedValue:
+        hold, fired, count = self._head(group, window, key)
+        kept = group.get(ELEMENTS, window.name, key) if count else None
+        parts = [] if kept is None else [Part(count, kept)]
+        if some is not None:
+            hold = self._combined(hold, some.hold)
+            parts += some.parts
+        if window.expiry > new_us:
+            if not self._accumulates:
+                count = 0
+                group.drop(ELEMENTS, window.name, key)
+            elif some is not None:
+                count += some.count
+                group.append(ELEMENTS, window.name, key, some.data)
+            self._put(group, window, key, None, NEVER_US, fired + 1, count)
+        if fired:
+            pane = PaneInfo(False, False, PaneInfoTiming.LATE, fired, fired)
+        else:
+            pane = _ON_TIME if on_time else _FIRST_BUT_LATE
+        at = window.last if hold is None else hold
+        return windowed((self._decode_key(key), self._decoder.values(parts)), at, (window.window,), pane)
+
+    def _collect(self, group: KeyGroup, new_us: int) -> None:
+        for name in group.take_fresh_windows():
+            group.expiries.set(name, self._window(name).expiry)
+        for name in group.expiries.take_due(new_us):
+            group.drop_window(PANE, name)
+            group.drop_window(ELEMENTS, name)
+
+    # ---- state
+    def _head(self, group: KeyGroup, window: _Window, key: bytes) -> tuple[int | None, int, int]:
+        """-> (timestamp that the pane will have, or None; panes fired; elements kept)."""
+        head = group.get(PANE, window.name, key)
+        if head is None:
+            return None, 0, 0
+        hold, _, _, fired, count = _HEAD.unpack(head)
+        return None if hold == MAX_US else hold + 1, fired, count
+
+    def _put(
+        self, group: KeyGroup, window: _Window, key: bytes, hold: int | None, event: int, fired: int, count: int
+    ) -> None:
+        # Beam holds the watermark just before the pane's timestamp, so that the pane is not late downstream.
+        held = MAX_US if hold is None else hold - 1
+        group.put(PANE, window.name, key, _HEAD.pack(held, event, NEVER_US, fired, count))
+
+    def _window(self, name: bytes) -> _Window:
+        known = self._windows.get(name)
+        if known is None:
+            if len(self._windows) >= _KNOWN_WINDOWS:
+                self._windows.clear()
+            window = self._window_impl.decode_nested(name)
+            end = micros(window.end)
+            closed = end + self._lateness
+            known = self._windows[name] = _Window(
+                name, window, end, micros(window.max_timestamp()), closed, min(MAX_US, closed + 1)
+            )
+        return known
