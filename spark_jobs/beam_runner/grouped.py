@@ -11,7 +11,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.utils.windowed_value import WindowedValue
@@ -61,33 +61,27 @@ def fast_path(windowing: Any, components: Any) -> Layout | None:
     return Layout(by_window=True, timed=windowing.output_time != beam_runner_api_pb2.OutputTime.END_OF_WINDOW)
 
 
-class Run(NamedTuple):
-    """Values of one window and key, in the order in which they were written. `times` in microseconds, or None."""
-
-    window: bytes
-    key: bytes
-    count: int
-    data: bytes
-    times: tuple[int, ...] | None
+Run = tuple[bytes, bytes, int, bytes, tuple[int, ...] | None]  # window, key, count, data, times in microseconds
 
 
 def read_block(block: bytes) -> Iterator[Run]:
-    return map(Run._make, zip(*pickle.loads(block), strict=True))
+    """Values of one window and key at a time, in the order in which they were written. Windows come in stretches."""
+    return zip(*pickle.loads(block), strict=True)
 
 
 def runs_by_key(blocks: Iterable[bytes]) -> dict[bytes, list[Part]]:
     """The values of blocks that are not laid out by window, by key."""
     arrived: dict[bytes, list[Part]] = defaultdict(list)
     for block in blocks:
-        for run in read_block(block):
-            arrived[run.key].append(Part(run.count, run.data))
+        for _, key, count, data, _ in read_block(block):
+            arrived[key].append((count, data))
     return arrived
 
 
 class GroupingWriter:
     """Gathers pairs until `flush`, or until it holds as much as it may.
 
-    `encode`: a windowed (key, value) with one window -> the bytes that its reader decodes.
+    `encode`: encodes what its reader decodes: of `by_window` the pair's value, else a windowed value with one window.
     """
 
     def __init__(
@@ -95,37 +89,40 @@ class GroupingWriter:
         layout: Layout,
         key_impl: Any,
         window_impl: Any,
-        encode: Callable[[WindowedValue], bytes],
+        encode: Callable[[Any], bytes],
         send: Callable[[int, bytes], None],
     ) -> None:
         self._layout, self._send, self._encode = layout, send, encode
+        self._by_window, self._timed = layout.by_window, layout.timed
         self._encode_key, self._encode_window = key_impl.encode_nested, window_impl.encode_nested
         self._values: dict[tuple[bytes, bytes], list[bytes]] = {}
         self._times: dict[tuple[bytes, bytes], list[int]] = {}
+        self._window: Any = None  # the last one, which is often the next one too
+        self._encoded_window = b""
         self._pairs = self._bytes = 0
         self.key_groups = 1
 
     def add(self, value: WindowedValue) -> None:
-        key = self._encode_key(value.value[0])
-        windows = value.windows
-        if self._layout.by_window:
-            data = self._encode(value)
-            for window in windows:
-                name = self._encode_window(window)
-                self._keep(name, key, data)
-                if self._layout.timed:
-                    self._times.setdefault((name, key), []).append(value.timestamp.micros)
-        elif len(windows) == 1:
-            self._keep(b"", key, self._encode(value))
+        pair = value.value
+        key = self._encode_key(pair[0])
+        if self._by_window:
+            data = self._encode(pair[1])
+            for window in value.windows:
+                if window is not self._window:
+                    self._window, self._encoded_window = window, self._encode_window(window)
+                slot = (self._encoded_window, key)
+                self._keep(slot, data)
+                if self._timed:
+                    self._times.setdefault(slot, []).append(value.timestamp_micros)
+        elif len(value.windows) == 1:
+            self._keep((b"", key), self._encode(value))
         else:
-            for window in windows:  # one window a value: state and panes are per window
-                alone = WindowedValue(value.value, value.timestamp, (window,), value.pane_info)
-                self._keep(b"", key, self._encode(alone))
+            for window in value.windows:  # one window a value: state and panes are per window
+                self._keep((b"", key), self._encode(WindowedValue(pair, value.timestamp, (window,), value.pane_info)))
         if self._pairs >= FLUSH_PAIRS or self._bytes >= FLUSH_BYTES:
             self.flush()
 
-    def _keep(self, window: bytes, key: bytes, data: bytes) -> None:
-        slot = (window, key)
+    def _keep(self, slot: tuple[bytes, bytes], data: bytes) -> None:
         known = self._values.get(slot)
         if known is None:
             self._values[slot] = [data]

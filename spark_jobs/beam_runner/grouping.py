@@ -122,7 +122,7 @@ class PaneDriver:
         times = group.times(PANE)
         due = times.reals.take_due(now_us) + times.events.take_due(new_us)
         for key in dict.fromkeys([*arrived, *(key for _, key in due)]):
-            values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(part)]
+            values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(*part)]
             in_time = [v for v in values if old_us <= micros(v.windows[0].end) + self._lateness]
             self.dropped += len(values) - len(in_time)
             stored = group.get(PANE, b"", key)

@@ -109,11 +109,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
         if kind == KEYED:
             encode = self.windowed_coder_impl.encode_nested
         elif layout.by_window:
-            encode_element = pair.value_coder().get_impl().encode_nested
-
-            def encode(value: WindowedValue) -> bytes:
-                encoded: bytes = encode_element(value.value[1])
-                return encoded
+            encode = pair.value_coder().get_impl().encode_nested
         else:
             encode_value = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
 
