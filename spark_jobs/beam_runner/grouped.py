@@ -19,9 +19,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 from spark_jobs.beam_runner.exchange import key_group
 from spark_jobs.beam_runner.values import Part
 
-FLUSH_PAIRS, FLUSH_BYTES = 100_000, 16 << 20  # what a writer gathers before it lets go: 25 MB for all different keys
+FLUSH_PAIRS, FLUSH_BYTES = 200_000, 16 << 20  # what a writer gathers before it lets go: 50 MB for all different keys
 
 _PLAIN_WINDOWS = frozenset(["beam:coder:global_window:v1", "beam:coder:interval_window:v1"])
+_NO_WINDOW = object()
 _SESSIONS = "beam:window_fn:session_windows:v1"
 _PLAIN_COMBINERS = frozenset(
     [
@@ -95,10 +96,11 @@ class GroupingWriter:
         self._layout, self._send, self._encode = layout, send, encode
         self._by_window, self._timed = layout.by_window, layout.timed
         self._encode_key, self._encode_window = key_impl.encode_nested, window_impl.encode_nested
-        self._values: dict[tuple[bytes, bytes], list[bytes]] = {}
+        self._values: dict[bytes, dict[bytes, list[bytes]]] = {}  # window -> key -> encoded values
         self._times: dict[tuple[bytes, bytes], list[int]] = {}
-        self._window: Any = None  # the last one, which is often the next one too
-        self._encoded_window = b""
+        self._window: Any = None  # the last one, which is often the next one too: its encoding and its table
+        self._name = b""
+        self._keys: dict[bytes, list[bytes]] = {}
         self._pairs = self._bytes = 0
         self.key_groups = 1
 
@@ -109,23 +111,29 @@ class GroupingWriter:
             data = self._encode(pair[1])
             for window in value.windows:
                 if window is not self._window:
-                    self._window, self._encoded_window = window, self._encode_window(window)
-                slot = (self._encoded_window, key)
-                self._keep(slot, data)
+                    self._turn_to(window, self._encode_window(window))
+                self._keep(key, data)
                 if self._timed:
-                    self._times.setdefault(slot, []).append(value.timestamp_micros)
-        elif len(value.windows) == 1:
-            self._keep((b"", key), self._encode(value))
+                    self._times.setdefault((self._name, key), []).append(value.timestamp_micros)
         else:
-            for window in value.windows:  # one window a value: state and panes are per window
-                self._keep((b"", key), self._encode(WindowedValue(pair, value.timestamp, (window,), value.pane_info)))
+            if self._window is None:
+                self._turn_to(_NO_WINDOW, b"")
+            if len(value.windows) == 1:
+                self._keep(key, self._encode(value))
+            else:
+                for window in value.windows:  # one window a value: state and panes are per window
+                    self._keep(key, self._encode(WindowedValue(pair, value.timestamp, (window,), value.pane_info)))
         if self._pairs >= FLUSH_PAIRS or self._bytes >= FLUSH_BYTES:
             self.flush()
 
-    def _keep(self, slot: tuple[bytes, bytes], data: bytes) -> None:
-        known = self._values.get(slot)
+    def _turn_to(self, window: Any, name: bytes) -> None:
+        self._window, self._name = window, name
+        self._keys = self._values.setdefault(name, {})
+
+    def _keep(self, key: bytes, data: bytes) -> None:
+        known = self._keys.get(key)
         if known is None:
-            self._values[slot] = [data]
+            self._keys[key] = [data]
         else:
             known.append(data)
         self._pairs += 1
@@ -135,18 +143,19 @@ class GroupingWriter:
         """Sends what was gathered as rows (key group, block), in the order of first appearance."""
         columns: dict[int, tuple[list[Any], ...]] = {}
         groups = self.key_groups
-        for slot, values in self._values.items():
-            window, key = slot
-            number = key_group(key, groups)
-            column = columns.get(number)
-            if column is None:
-                column = columns[number] = ([], [], [], [], [])
-            column[0].append(window)
-            column[1].append(key)
-            column[2].append(len(values))
-            column[3].append(values[0] if len(values) == 1 else b"".join(values))
-            column[4].append(tuple(self._times[slot]) if self._layout.timed else None)
+        for window, keys in self._values.items():
+            for key, values in keys.items():
+                number = key_group(key, groups)
+                column = columns.get(number)
+                if column is None:
+                    column = columns[number] = ([], [], [], [], [])
+                column[0].append(window)
+                column[1].append(key)
+                column[2].append(len(values))
+                column[3].append(values[0] if len(values) == 1 else b"".join(values))
+                column[4].append(tuple(self._times[window, key]) if self._timed else None)
         self._values.clear()
+        self._window = None
         self._times.clear()
         self._pairs = self._bytes = 0
         for number, column in columns.items():
