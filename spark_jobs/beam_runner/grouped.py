@@ -45,6 +45,9 @@ class Layout:
     timed: bool = False
 
 
+WINDOWED = Layout()  # by key alone, as Beam's trigger driver and stateful DoFns take them
+
+
 def fast_path(windowing: Any, components: Any) -> Layout | None:
     """The layout for the default trigger on windows that never merge, or on sessions; None: Beam's trigger driver.
 

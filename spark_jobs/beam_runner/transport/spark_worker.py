@@ -16,7 +16,7 @@ WORKER = Worker()
 def run_task(
     plan: Plan, order: EpochOrder, level: int, part: int, packed: Iterable[bytes], *, last: bool
 ) -> Iterator[Any]:
-    """Yields (target partition, packed piece of a parcel) for the next level; on the last level the packed reports of all levels.
+    """Yields (target partition, packed piece of a parcel) for the next level; on the last level all packed reports.
 
     Reports of earlier levels travel along in the parcel that a partition sends to itself.
     """
