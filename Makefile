@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := common beam_pipelines spark_jobs feature_repo tests benchmarks
 
-.PHONY: help run test test-fast test-faults conformance conformance-spark lint format lock bench clean
+.PHONY: help run test test-fast test-faults conformance conformance-spark lint format lock bench bench-runner clean
 
 help:  ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(READY)  ## ruff's formatter and its safe fixes
 bench: $(READY)  ## measure the main job, and the parts against their peers
 	$(BIN)/python -m benchmarks.main_job
 	$(BIN)/python -m pytest -q -s -m bench
+
+bench-runner: $(READY)  ## measure SparkRunner against Beam's in-memory runner, PySpark and Beam's trigger driver
+	$(BIN)/python -m benchmarks.runner
 
 lock: $(READY)  ## resolve the dependencies anew, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements/dev.lock

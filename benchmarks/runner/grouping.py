@@ -1,4 +1,4 @@
-"""GroupByKey and CombinePerKey over small int pairs in one batch, against Beam's in-memory runner and PySpark's RDDs."""
+"""GroupByKey and CombinePerKey over small int pairs in a batch, against Beam's in-memory runner and PySpark's RDDs."""
 
 from __future__ import annotations
 

@@ -43,14 +43,14 @@ def run(case: str, elements: int) -> dict[str, int]:
     from spark_jobs.session import spark_session
 
     size = elements // BLOCKS
-    key = (lambda index: 0) if case == CASES[0] else (lambda index: index)
+    keys = 1 if case == CASES[0] else elements
     runner = SparkRunner(spark_session(cores=TASKS))
     pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([f"--tasks={TASKS}"]))
     _ = (
         pipeline
         | beam.Create(list(range(BLOCKS)))
         | beam.Reshuffle()
-        | beam.FlatMap(lambda block: ((key(block * size + i), i & 127) for i in range(size))).with_output_types(
+        | beam.FlatMap(lambda block: (((block * size + i) % keys, i & 127) for i in range(size))).with_output_types(
             tuple[int, int]
         )
         | beam.GroupByKey()

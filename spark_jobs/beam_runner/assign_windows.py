@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
-from apache_beam.transforms.window import FixedWindows, IntervalWindow, Sessions
+from apache_beam.transforms.window import FixedWindows, IntervalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 from apache_beam.utils.windowed_value import create as windowed
@@ -34,11 +34,11 @@ class AssignWindows(beam_parts.Operation):
 
     def configure(self, windowfn: Any) -> None:
         self._windows: dict[int, tuple[IntervalWindow]] = {}
+        self._offset: int | None = None
         if isinstance(windowfn, FixedWindows):
             self._size, self._offset = micros(windowfn.size), micros(windowfn.offset)
         else:
-            assert isinstance(windowfn, Sessions)
-            self._size, self._offset = micros(windowfn.gap_size), None
+            self._size = micros(windowfn.gap_size)
 
     def process(self, value: WindowedValue) -> None:
         at = value.timestamp_micros

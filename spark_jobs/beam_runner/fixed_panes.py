@@ -16,16 +16,20 @@ from apache_beam.transforms.window import TimestampCombiner
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 from apache_beam.utils.windowed_value import create as windowed
 
+from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
-from spark_jobs.beam_runner.grouped import Run, read_block
+from spark_jobs.beam_runner.grouped import read_block
 from spark_jobs.beam_runner.state import ELEMENTS, PANE, KeyGroup
-from spark_jobs.beam_runner.values import Part, ValueDecoder
+from spark_jobs.beam_runner.values import Part, ValueDecoder, joined
 
 _HEAD = struct.Struct("<qqqIQ")  # hold, next event time, next processing time; panes fired, elements kept
 _KNOWN_WINDOWS = 10_000  # decoded windows kept at hand
 COMBINERS = {TimestampCombiner.OUTPUT_AT_EARLIEST: min, TimestampCombiner.OUTPUT_AT_LATEST: max}  # else: the window
 _ON_TIME = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
 _FIRST_BUT_LATE = PaneInfo(True, False, PaneInfoTiming.LATE, 0, 0)
+
+
+Arrived = dict[bytes, dict[bytes, list[Part]]]  # window -> key -> values
 
 
 class _Window(NamedTuple):
@@ -37,26 +41,6 @@ class _Window(NamedTuple):
     last: int  # the latest timestamp in it
     drop_after: int  # elements are dropped when the watermark was past this
     expiry: int  # state goes when the watermark reaches this
-
-
-class _Arrived:
-    """What an epoch brought for one window and key."""
-
-    __slots__ = ("count", "hold", "parts")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.hold: int | None = None  # the timestamp combiner's result over elements that are not late
-        self.parts: list[Part] = []
-
-    @property
-    def data(self) -> bytes:
-        return b"".join(part.data for part in self.parts)
-
-    def add(self, run: Run, hold: int | None) -> None:
-        self.count += run.count
-        self.parts.append(Part(run.count, run.data))
-        self.hold = hold
 
 
 class FixedPanes:
@@ -71,12 +55,14 @@ class FixedPanes:
         self._is_default = windowing.is_default()
         self._combine: Any = COMBINERS.get(windowing.timestamp_combiner)
         self._windows: dict[bytes, _Window] = {}
+        self._holds: dict[tuple[bytes, bytes], int] = {}  # of what arrived, for combiners that look at timestamps
         self.dropped = 0
 
     def run(
         self, group: KeyGroup, blocks: Iterable[bytes], old_us: int, new_us: int, _now_us: int
     ) -> Iterator[WindowedValue]:
         """Yields the panes as windowed (key, values). `dropped` counts what arrived too late."""
+        self._holds.clear()
         arrived = self._sort_in(blocks, old_us)
         if self._is_default and old_us == MIN_US and new_us == MAX_US and not group.entries:
             yield from self._whole(arrived)
@@ -86,13 +72,13 @@ class FixedPanes:
         for name, keys in arrived.items():
             window = self._window(name)
             if window.end <= old_us:
-                for key, some in keys.items():
-                    yield self._fire(group, window, key, some, new_us, on_time=False)
+                for key, parts in keys.items():
+                    yield self._fire(group, window, key, parts, new_us, on_time=False)
             elif window.end <= new_us:
                 closing[name] = list(keys)
             else:
-                for key, some in keys.items():
-                    self._keep(group, window, key, some)
+                for key, parts in keys.items():
+                    self._keep(group, window, key, parts)
         for name, key in times.events.take_due(new_us):
             if key not in arrived.get(name, ()):
                 closing.setdefault(name, []).append(key)
@@ -107,44 +93,52 @@ class FixedPanes:
         times = group.times(PANE)
         return times.holds.least(), min(times.events.least(), group.expiries.least()), NEVER_US
 
-    def _whole(self, arrived: dict[bytes, dict[bytes, _Arrived]]) -> Iterator[WindowedValue]:
+    def _whole(self, arrived: Arrived) -> Iterator[WindowedValue]:
         """Batch in the global window, the way Beam does it: the only pane, at the beginning of time."""
+        windows, pane = BatchGlobalTriggerDriver.GLOBAL_WINDOW_TUPLE, BatchGlobalTriggerDriver.ONLY_FIRING
+        decode_key, values = self._decode_key, self._decoder.values
         for keys in arrived.values():
-            for key, some in keys.items():
-                pair = (self._decode_key(key), self._decoder.values(some.parts))
-                yield windowed(
-                    pair, MIN_US, BatchGlobalTriggerDriver.GLOBAL_WINDOW_TUPLE, BatchGlobalTriggerDriver.ONLY_FIRING
-                )
+            for key, parts in keys.items():
+                yield windowed((decode_key(key), values(parts)), MIN_US, windows, pane)
 
     # ---- arrival
-    def _sort_in(self, blocks: Iterable[bytes], old_us: int) -> dict[bytes, dict[bytes, _Arrived]]:
-        arrived: dict[bytes, dict[bytes, _Arrived]] = {}
+    def _sort_in(self, blocks: Iterable[bytes], old_us: int) -> Arrived:
+        arrived: Arrived = {}
         for block in blocks:
-            for run in read_block(block):
-                window = self._window(run.window)
-                if old_us > window.drop_after:
-                    self.dropped += run.count
+            last: bytes | None = None
+            for name, key, count, data, times in read_block(block):
+                if name != last:
+                    last = name
+                    is_late = old_us > self._window(name).drop_after
+                    keys = {} if is_late else arrived.setdefault(name, {})
+                if is_late:
+                    self.dropped += count
                     continue
-                keys = arrived.setdefault(run.window, {})
-                some = keys.get(run.key)
-                if some is None:
-                    some = keys[run.key] = _Arrived()
-                some.add(run, self._merged_hold(window, some.hold, run, old_us))
+                parts = keys.get(key)
+                if parts is None:
+                    keys[key] = [(count, data)]
+                else:
+                    parts.append((count, data))
+                if times is not None:
+                    self._note_hold((name, key), times, old_us)
         return arrived
 
-    def _merged_hold(self, window: _Window, hold: int | None, run: Run, old_us: int) -> int | None:
-        if self._combine is None or run.times is None:  # the timestamp combiner looks at the window alone
-            return window.last
-        in_time = [at for at in run.times if at >= old_us]
-        if hold is not None:
-            in_time.append(hold)
-        return self._combine(in_time, default=None)
+    def _note_hold(self, slot: tuple[bytes, bytes], times: tuple[int, ...], old_us: int) -> None:
+        in_time = [at for at in times if at >= old_us]
+        if slot in self._holds:
+            in_time.append(self._holds[slot])
+        if in_time:
+            self._holds[slot] = self._combine(in_time)
 
-    def _keep(self, group: KeyGroup, window: _Window, key: bytes, some: _Arrived) -> None:
-        hold, fired, count = self._head(group, window, key)
-        hold = self._combined(hold, some.hold)
-        self._put(group, window, key, hold, window.end, fired, count + some.count)
-        group.append(ELEMENTS, window.name, key, some.data)
+    def _hold(self, window: _Window, key: bytes) -> int | None:
+        """The timestamp combiner's result over the elements that arrived and are not late; None without any."""
+        return window.last if self._combine is None else self._holds.get((window.name, key))
+
+    def _keep(self, group: KeyGroup, window: _Window, key: bytes, parts: list[Part]) -> None:
+        hold, fired, kept = self._head(group, window, key)
+        count, data = joined(parts)
+        self._put(group, window, key, self._combined(hold, self._hold(window, key)), window.end, fired, kept + count)
+        group.append(ELEMENTS, window.name, key, data)
 
     def _combined(self, one: int | None, other: int | None) -> int | None:
         if one is None or other is None:
@@ -153,21 +147,22 @@ class FixedPanes:
 
     # ---- firing
     def _fire(
-        self, group: KeyGroup, window: _Window, key: bytes, some: _Arrived | None, new_us: int, *, on_time: bool
+        self, group: KeyGroup, window: _Window, key: bytes, arrived: list[Part] | None, new_us: int, *, on_time: bool
     ) -> WindowedValue:
         hold, fired, count = self._head(group, window, key)
         kept = group.get(ELEMENTS, window.name, key) if count else None
-        parts = [] if kept is None else [Part(count, kept)]
-        if some is not None:
-            hold = self._combined(hold, some.hold)
-            parts += some.parts
+        parts = [] if kept is None else [(count, kept)]
+        if arrived is not None:
+            hold = self._combined(hold, self._hold(window, key))
+            parts += arrived
         if window.expiry > new_us:
             if not self._accumulates:
                 count = 0
                 group.drop(ELEMENTS, window.name, key)
-            elif some is not None:
-                count += some.count
-                group.append(ELEMENTS, window.name, key, some.data)
+            elif arrived is not None:
+                more, data = joined(arrived)
+                count += more
+                group.append(ELEMENTS, window.name, key, data)
             self._put(group, window, key, None, NEVER_US, fired + 1, count)
         if fired:
             pane = PaneInfo(False, False, PaneInfoTiming.LATE, fired, fired)
@@ -206,8 +201,8 @@ class FixedPanes:
                 self._windows.clear()
             window = self._window_impl.decode_nested(name)
             end = micros(window.end)
-            closed = end + self._lateness
+            last = last_us(window)
             known = self._windows[name] = _Window(
-                name, window, end, micros(window.max_timestamp()), closed, min(MAX_US, closed + 1)
+                name, window, end, last, last + self._lateness, min(MAX_US, end + self._lateness + 1)
             )
         return known

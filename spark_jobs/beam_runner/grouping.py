@@ -17,6 +17,7 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
 from spark_jobs.beam_runner.grouped import runs_by_key
 from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
@@ -122,8 +123,8 @@ class PaneDriver:
         times = group.times(PANE)
         due = times.reals.take_due(now_us) + times.events.take_due(new_us)
         for key in dict.fromkeys([*arrived, *(key for _, key in due)]):
-            values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(part)]
-            in_time = [v for v in values if old_us <= micros(v.windows[0].end) + self._lateness]
+            values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(*part)]
+            in_time = [v for v in values if old_us <= last_us(v.windows[0]) + self._lateness]
             self.dropped += len(values) - len(in_time)
             stored = group.get(PANE, b"", key)
             panes, left = self.run_key(self._decode_key(key), stored, in_time, old_us, new_us, now_us)

@@ -95,7 +95,7 @@ def run_stateful(
         for number in sorted(blocks):
             for parts in runs_by_key(blocks.pop(number)).values():
                 for part in parts:
-                    values = decoder.decode(part)
+                    values = decoder.decode(*part)
                     if oldest_us > MIN_US:
                         in_time = [v for v in values if last_us(v.windows[0]) >= oldest_us]
                         dropped += len(values) - len(in_time)

@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.clock import MIN_US, micros
 from spark_jobs.beam_runner.exchange import EdgeId, Row
-from spark_jobs.beam_runner.grouped import GroupingWriter, Layout
+from spark_jobs.beam_runner.grouped import WINDOWED, GroupingWriter, Layout
 from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
 
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
@@ -30,7 +30,7 @@ class InputSpec:
     coder: str
     windowing: str
     grouped_coder: str | None = None  # GROUP only: coder of the elements before they were grouped
-    layout: Layout = Layout()  # GROUP only: how the elements arrive
+    layout: Layout = WINDOWED  # GROUP only: how the elements arrive
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Target:
     kind: str
     edge: EdgeId | None = None
     label: str | None = None
-    layout: Layout = Layout()  # GROUP only
+    layout: Layout = WINDOWED  # GROUP only
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
         if kind == KEYED:
             encode = self.windowed_coder_impl.encode_nested
         elif layout.by_window:
-            encode_element = pair.value_coder().get_impl().encode_nested
-
-            def encode(value: WindowedValue) -> bytes:
-                encoded: bytes = encode_element(value.value[1])
-                return encoded
+            encode = pair.value_coder().get_impl().encode_nested
         else:
             encode_value = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
 

@@ -21,9 +21,9 @@ from apache_beam.utils.windowed_value import create as windowed
 from spark_jobs.beam_runner.beam_internals import last_us, start_us
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros
 from spark_jobs.beam_runner.fixed_panes import COMBINERS
-from spark_jobs.beam_runner.grouped import Run, read_block
+from spark_jobs.beam_runner.grouped import read_block
 from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
-from spark_jobs.beam_runner.values import Part, ValueDecoder
+from spark_jobs.beam_runner.values import Part, ValueDecoder, joined
 
 _SESSION = struct.Struct("<qqqIQI")  # start, end, hold, panes fired, elements kept, bytes of elements
 _NO_HOLD = MAX_US
@@ -37,10 +37,6 @@ class _Session:
     def __init__(self, start: int, end: int, hold: int, fired: int, parts: list[Part], *, arrived: bool) -> None:
         self.start, self.end, self.hold, self.fired, self.parts = start, end, hold, fired, parts
         self.arrived = arrived
-
-    @property
-    def part(self) -> Part:
-        return Part(sum(p.count for p in self.parts), b"".join(p.data for p in self.parts))
 
 
 class SessionPanes:
@@ -85,22 +81,20 @@ class SessionPanes:
     def _sort_in(self, blocks: Iterable[bytes], old_us: int) -> dict[bytes, list[_Session]]:
         arrived: dict[bytes, list[_Session]] = defaultdict(list)
         for block in blocks:
-            for run in read_block(block):
-                window = self._window_impl.decode_nested(run.window)
+            for name, key, count, data, times in read_block(block):
+                window = self._window_impl.decode_nested(name)
                 end = last_us(window) + 1
-                if old_us > end + self._lateness:
-                    self.dropped += run.count
+                if old_us >= end + self._lateness:
+                    self.dropped += count
                 else:
-                    hold = self._hold(run, end, old_us)
-                    start = start_us(window)
-                    part = Part(run.count, run.data)
-                    arrived[run.key].append(_Session(start, end, hold, 0, [part], arrived=True))
+                    hold = self._hold(times, end, old_us)
+                    arrived[key].append(_Session(start_us(window), end, hold, 0, [(count, data)], arrived=True))
         return arrived
 
-    def _hold(self, run: Run, end: int, old_us: int) -> int:
-        if self._combine is None or run.times is None:
+    def _hold(self, times: tuple[int, ...] | None, end: int, old_us: int) -> int:
+        if times is None:
             return end - 1
-        return int(self._combine((at for at in run.times if at >= old_us), default=_NO_HOLD))
+        return int(self._combine((at for at in times if at >= old_us), default=_NO_HOLD))
 
     def _merge(self, sessions: list[_Session]) -> list[_Session]:
         """As Beam's `Sessions.merge`: what overlaps becomes one. In the order of their starts."""
@@ -150,7 +144,7 @@ class SessionPanes:
         event = min(s.end if s.end > new_us else self._expiry(s) for s in sessions)
         out = [TIMES.pack(hold, event, NEVER_US)]
         for s in sessions:
-            count, data = s.part
+            count, data = joined(s.parts)
             out += (_SESSION.pack(s.start, s.end, s.hold, s.fired, count, len(data)), data)
         return b"".join(out)
 
@@ -161,7 +155,7 @@ def _decode(stored: bytes) -> list[_Session]:
     while at < len(stored):
         start, end, hold, fired, count, length = _SESSION.unpack_from(stored, at)
         at += _SESSION.size
-        parts = [Part(count, stored[at : at + length])] if count else []
+        parts = [(count, stored[at : at + length])] if count else []
         sessions.append(_Session(start, end, hold, fired, parts, arrived=False))
         at += length
     return sessions

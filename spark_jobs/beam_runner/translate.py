@@ -270,7 +270,7 @@ class _Translation:
         kind = self._input_kind(stage, transform)
         producers = tuple(sorted({self.ids[w] for w in self.writers.get(transform.spec.payload, ())}))
         windowing = self.components.pcollections[pcoll].windowing_strategy_id
-        grouped_coder, layout = None, grouped.Layout()
+        grouped_coder, layout = None, grouped.WINDOWED
         if kind == GROUP:
             source = self._grouped_collection(transform.spec.payload)
             grouped_coder = self.context.data_channel_coders[source]
@@ -285,12 +285,12 @@ class _Translation:
 
     def _layout(self, windowing: str) -> grouped.Layout:
         strategy = self.components.windowing_strategies[windowing]
-        return grouped.fast_path(strategy, self.components) or grouped.Layout()
+        return grouped.fast_path(strategy, self.components) or grouped.WINDOWED
 
     def _output(self, transform: Any) -> OutputSpec:
         pcoll = translations.only_element(transform.inputs.values())
         buffer = transform.spec.payload
-        layout = grouped.Layout()
+        layout = grouped.WINDOWED
         if any(kind == GROUP for _, _, kind in self.readers.get(buffer, ())):
             layout = self._layout(self.components.pcollections[self._grouped_collection(buffer)].windowing_strategy_id)
         targets = [

@@ -72,10 +72,10 @@ class StateHandler(beam_parts.CachingStateHandler):
             values = self._decoded_sides[key] = list(coder.decode_all(answer))
         return values
 
-    def extend(self, state_key: Any, coder: Any, elements: list[Any]) -> Any:  # noqa: ARG002
+    def extend(self, state_key: Any, coder: Any, elements: list[Any]) -> Any:
         raise NotImplementedError("user state is written through its cells")
 
-    def clear(self, state_key: Any) -> Any:  # noqa: ARG002
+    def clear(self, state_key: Any) -> Any:
         raise NotImplementedError("user state is cleared through its cells")
 
 

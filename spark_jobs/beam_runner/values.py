@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from apache_beam.coders import coder_impl
 from apache_beam.coders.coders import ListCoder
@@ -15,11 +16,11 @@ LAZY_BYTES = 1 << 20  # encoded; below this a list is made at once
 SPILL_BYTES = 64 << 20  # encoded values of one key that stay in memory; the rest goes to a temporary file
 
 
-class Part(NamedTuple):
-    """Some of the values, concatenated."""
+Part = tuple[int, bytes]  # how many values, and their concatenated encodings
 
-    count: int
-    data: bytes
+
+def joined(parts: list[Part]) -> Part:
+    return sum([count for count, _ in parts]), b"".join([data for _, data in parts])
 
 
 class ValueDecoder:
@@ -28,18 +29,18 @@ class ValueDecoder:
     def __init__(self, coder: Any) -> None:
         self._decode_list = ListCoder(coder).get_impl().decode
 
-    def decode(self, part: Part) -> list[Any]:
+    def decode(self, count: int, data: bytes) -> list[Any]:
         # Beam's list coder loops in compiled code.
-        values: list[Any] = self._decode_list(_COUNT.pack(part.count) + part.data)
+        values: list[Any] = self._decode_list(_COUNT.pack(count) + data)
         return values
 
     def values(self, parts: list[Part]) -> Sequence[Any]:
         """A list if it is small, else a sequence that decodes anew at each iteration."""
-        if sum(len(part.data) for part in parts) >= LAZY_BYTES:
+        if len(parts) == 1 and len(parts[0][1]) < LAZY_BYTES:
+            return self.decode(*parts[0])
+        if sum([len(data) for _, data in parts]) >= LAZY_BYTES:
             return EncodedValues(self, parts)
-        if len(parts) == 1:
-            return self.decode(parts[0])
-        return self.decode(Part(sum(p.count for p in parts), b"".join(p.data for p in parts)))
+        return self.decode(*joined(parts))
 
 
 class EncodedValues(Sequence[Any]):
@@ -47,28 +48,30 @@ class EncodedValues(Sequence[Any]):
 
     def __init__(self, decoder: ValueDecoder, parts: Iterable[Part]) -> None:
         self._decoder = decoder
-        self._parts: list[Part | tuple[int, int, int]] = []  # in memory, or (count, offset, length) in the file
+        self._held: list[Part] = []
+        self._spilled: list[tuple[int, int, int]] = []  # count, offset and length in the file
         self._file: Any = None
         self._length = held = 0
-        for part in parts:
-            self._length += part.count
-            held += len(part.data)
-            self._parts.append(part if held <= SPILL_BYTES else self._spill(part))
+        for count, data in parts:
+            self._length += count
+            held += len(data)
+            if held <= SPILL_BYTES:
+                self._held.append((count, data))
+            else:
+                self._spill(count, data)
 
-    def _spill(self, part: Part) -> tuple[int, int, int]:
+    def _spill(self, count: int, data: bytes) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="beam-values-")  # noqa: SIM115  it lives as long as the values
-        offset = self._file.seek(0, 2)
-        self._file.write(part.data)
-        return part.count, offset, len(part.data)
+        self._spilled.append((count, self._file.seek(0, os.SEEK_END), len(data)))
+        self._file.write(data)
 
     def __iter__(self) -> Iterator[Any]:
-        for part in self._parts:
-            if not isinstance(part, Part):
-                count, offset, length = part
-                self._file.seek(offset)
-                part = Part(count, self._file.read(length))
-            yield from self._decoder.decode(part)
+        for count, data in self._held:
+            yield from self._decoder.decode(count, data)
+        for count, offset, length in self._spilled:
+            self._file.seek(offset)
+            yield from self._decoder.decode(count, self._file.read(length))
 
     def __len__(self) -> int:
         return self._length

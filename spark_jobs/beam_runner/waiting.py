@@ -95,20 +95,20 @@ def _split(
     later: list[Row] = []
     for group, key, data in rows:
         is_block = operation.key_impl is not None
-        runs = list(read_block(data)) if is_block else [Run(b"", b"", 0, data, None)]
+        runs: Iterable[Run] = read_block(data) if is_block else [(b"", b"", 0, data, None)]
         ready: list[Run] = []
         aside: list[Run] = []
-        for run in runs:
-            for elements, part in zip(_sorted(operation, run.data, ready_at, outcome), (ready, aside), strict=True):
+        for window, user_key, _, encoded, times in runs:
+            for elements, part in zip(_sorted(operation, encoded, ready_at, outcome), (ready, aside), strict=True):
                 if elements:
-                    encoded = b"".join(map(operation.windowed_coder_impl.encode_nested, elements))
-                    part.append(run._replace(count=len(elements), data=encoded))
+                    kept = b"".join(map(operation.windowed_coder_impl.encode_nested, elements))
+                    part.append((window, user_key, len(elements), kept, times))
         if not aside:
             now.append((group, key, data))
             continue
         for some, part in ((now, ready), (later, aside)):
             if part:
-                some.append((group, key, write_block(part) if is_block else part[0].data))
+                some.append((group, key, write_block(part) if is_block else part[0][3]))
     return now, later
 
 

@@ -44,14 +44,7 @@ def test_a_late_element_of_an_open_window_is_not_dropped(stage: Stage) -> None:
     ("watermark", "kept"),
     [
         (14, True),
-        pytest.param(
-            15,
-            False,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="groupings compare with `window.end`, stateful DoFns with `max_timestamp`: an instant apart",
-            ),
-        ),
+        (15, False),
         (16, False),
     ],
 )

@@ -65,9 +65,9 @@ def blocks(windowing: Windowing, layout: Layout, some: list[tuple[str, int, int]
     whole = WindowedValueCoder(VALUE, window_coder).get_impl()
     plain = VALUE.get_impl()
 
-    def encode(value: WindowedValue) -> bytes:
+    def encode(value: Any) -> bytes:
         if layout.by_window:
-            return bytes(plain.encode_nested(value.value[1]))
+            return bytes(plain.encode_nested(value))
         return bytes(whole.encode_nested(value.with_value(value.value[1])))
 
     writer = GroupingWriter(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import apache_beam as beam
 import pytest
-from apache_beam.coders import VarIntCoder
+from apache_beam.coders import StrUtf8Coder, VarIntCoder
+from apache_beam.coders.coders import WindowedValueCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import trigger, window
@@ -24,7 +25,8 @@ WINDOW = window.IntervalWindow(0, 10)
 
 def pane_driver(when: trigger.TriggerFn, mode: int) -> PaneDriver:
     windowing = Windowing(window.FixedWindows(10), when, mode)
-    return PaneDriver(windowing, VarIntCoder().get_impl())
+    coder = WindowedValueCoder(VarIntCoder(), windowing.windowfn.get_window_coder())
+    return PaneDriver(windowing, StrUtf8Coder().get_impl(), VarIntCoder().get_impl(), coder)
 
 
 def values(*some: int) -> list[WindowedValue]:

@@ -10,8 +10,10 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.coders import BytesCoder, VarIntCoder
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import userstate, window
+from apache_beam.transforms import trigger, userstate, window
+from apache_beam.utils.timestamp import Duration, Timestamp
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.checkpoint import Checkpoint
@@ -93,7 +95,7 @@ class Fresh(beam.DoFn):
 
     SEEN = userstate.ReadModifyWriteStateSpec("seen", VarIntCoder())
 
-    def process(self, pair: tuple[int, int], seen: Any = beam.DoFn.StateParam(SEEN)) -> None:
+    def process(self, pair: tuple[Any, int], seen: Any = beam.DoFn.StateParam(SEEN)) -> None:
         seen.write((seen.read() or 0) + 1)
 
 
@@ -282,3 +284,97 @@ def test_an_error_names_step_bundle_and_line_also_when_a_coder_fails(tmp_path: P
     with pytest.raises(TypeError, match="step at fault") as failed_coder:
         run(tmp_path / "coder", build(WrongType()))
     assert failed_coder.value.__notes__ == ["in epoch 0, task 0 of 2, bundle of 'read/Process'"]
+
+
+class Straggling(beam.DoFn):
+    """Emits `slices` slices of values at their own time; each slice has one value of the first slice's time too."""
+
+    def __init__(self, slices: int) -> None:
+        self.slices = slices
+
+    @beam.DoFn.unbounded_per_element()
+    def process(
+        self,
+        _: Any,
+        tracker: Any = beam.DoFn.RestrictionParam(counting_job._Forever()),
+        watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
+    ) -> Iterator[Any]:
+        index = tracker.current_restriction().start
+        if index >= self.slices:
+            tracker.defer_remainder(Duration(0.3))
+        elif tracker.try_claim(index):
+            yield window.TimestampedValue(("on time", index), index * 10)
+            yield window.TimestampedValue(("straggler", index), 0)
+            watermark.set_watermark(Timestamp(index * 10 + 10))
+            tracker.defer_remainder()
+
+
+@pytest.mark.parametrize(
+    ("step", "windowfn"),
+    [
+        ("GroupByKey", window.FixedWindows(10)),
+        ("Sessions", window.Sessions(10)),
+        ("General", window.FixedWindows(10)),
+        ("State", window.FixedWindows(10)),
+    ],
+)
+def test_elements_dropped_for_lateness_are_counted_by_step(tmp_path: Path, step: str, windowfn: Any) -> None:
+    how = {
+        "GroupByKey": beam.GroupByKey(),
+        "Sessions": beam.GroupByKey(),
+        "General": beam.GroupByKey(),
+        "State": beam.ParDo(Fresh()),
+    }[step]
+    early = trigger.AfterWatermark(late=trigger.AfterCount(1)) if step == "General" else None
+    counts: list[int] = []
+
+    def build(p: beam.Pipeline) -> None:
+        _ = (
+            p
+            | beam.Create([0])
+            | "read" >> beam.ParDo(Straggling(6)).with_output_types(tuple[str, int])
+            | beam.WindowInto(
+                windowfn,
+                trigger=early,
+                accumulation_mode=trigger.AccumulationMode.DISCARDING if early else None,
+                allowed_lateness=15,
+            )
+            | "keyed step" >> how
+        )
+
+    result = run(
+        tmp_path, build, on_epoch=lambda info: counts.append(info.counters.get("beam_runner/droppedDueToLateness", 0))
+    )
+    # The stragglers' window ends at 10 and is kept until 25; the elements of epoch n meet the watermark 10 n.
+    assert counts[:6] == [0, 0, 0, 1, 2, 3]
+    (counter,) = result.metrics().query(beam.metrics.MetricsFilter().with_name("droppedDueToLateness"))["counters"]
+    assert "keyed step" in counter.key.step
+    assert counter.committed == 3
+
+
+@pytest.mark.slow
+def test_a_thousand_epochs_of_fresh_keys_leave_as_much_as_the_first_hundred(tmp_path: Path) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def build(p: beam.Pipeline) -> None:
+        fresh = (
+            p
+            | beam.Create(list(range(2)))
+            | "read" >> beam.ParDo(counting_job.Count(20_000, 20)).with_output_types(tuple[int, int])
+            | "fresh keys" >> beam.Map(lambda kv: (kv[1], kv[1])).with_output_types(tuple[int, int])
+        )
+        windowed = fresh | beam.WindowInto(window.FixedWindows(2), allowed_lateness=1)
+        _ = windowed | "state" >> beam.ParDo(Fresh())
+        _ = windowed | "group" >> beam.GroupByKey()
+        sessions = fresh | "sessions" >> beam.WindowInto(window.Sessions(1), allowed_lateness=1)
+        _ = sessions | "group sessions" >> beam.GroupByKey()
+
+    def measure(_: object) -> None:
+        files = list((tmp_path / "checkpoint/state").iterdir())
+        sizes.append((len(files), sum(file.stat().st_size for file in files)))
+
+    run(tmp_path, build, on_epoch=measure)
+    assert len(sizes) == 1000
+    for column in (0, 1):  # files, bytes
+        early, late = [size[column] for size in sizes[50:150]], [size[column] for size in sizes[900:]]
+        assert max(late) <= 1.2 * max(early)
