@@ -22,3 +22,8 @@ def micros(value: Any) -> int:
 def now_us() -> int:
     """Processing time."""
     return time.time_ns() // 1000
+
+
+def whole_millis(at_us: int) -> int:
+    """Microseconds of the millisecond before: all that Beam's windowed value coder keeps of a time."""
+    return at_us // 1000 * 1000

@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedV
 from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros, whole_millis
 from spark_jobs.beam_runner.grouped import read_block
 from spark_jobs.beam_runner.state import ELEMENTS, PANE, KeyGroup
 from spark_jobs.beam_runner.values import Part, ValueDecoder, joined
@@ -168,7 +168,7 @@ class FixedPanes:
             pane = PaneInfo(False, False, PaneInfoTiming.LATE, fired, fired)
         else:
             pane = _ON_TIME if on_time else _FIRST_BUT_LATE
-        at = window.last if hold is None else hold
+        at = whole_millis(window.last if hold is None else hold)
         return windowed((self._decode_key(key), self._decoder.values(parts)), at, (window.window,), pane)
 
     def _collect(self, group: KeyGroup, new_us: int) -> None:

@@ -18,7 +18,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.beam_internals import last_us
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros, whole_millis
 from spark_jobs.beam_runner.grouped import runs_by_key
 from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
 from spark_jobs.beam_runner.values import ValueDecoder
@@ -226,5 +226,5 @@ def _listed(pane: WindowedValue) -> WindowedValue:
     Beam's windowed value coder, which this pane does not pass, drops the rest: a window's end is 3.999 s, not 3.999999.
     """
     key, values = pane.value
-    at = Timestamp(micros=pane.timestamp.micros // 1000 * 1000)
+    at = Timestamp(micros=whole_millis(pane.timestamp.micros))
     return WindowedValue((key, values if isinstance(values, list) else list(values)), at, pane.windows, pane.pane_info)

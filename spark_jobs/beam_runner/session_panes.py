@@ -19,7 +19,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedV
 from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us, start_us
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros, whole_millis
 from spark_jobs.beam_runner.fixed_panes import COMBINERS
 from spark_jobs.beam_runner.grouped import read_block
 from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
@@ -127,7 +127,7 @@ class SessionPanes:
         timing = PaneInfoTiming.ON_TIME if on_time and not session.fired else PaneInfoTiming.LATE
         pane = PaneInfo(session.fired == 0, False, timing, session.fired, session.fired)
         window = IntervalWindow(Timestamp(micros=session.start), Timestamp(micros=session.end))
-        at = session.end - 1 if session.hold == _NO_HOLD else session.hold
+        at = whole_millis(session.end - 1 if session.hold == _NO_HOLD else session.hold)
         value = windowed((self._decode_key(key), self._decoder.values(session.parts)), at, (window,), pane)
         session.hold = _NO_HOLD
         session.fired += 1

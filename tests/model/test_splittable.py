@@ -256,7 +256,7 @@ class Endless(beam.DoFn):
         watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
     ) -> Iterator[Any]:
         index = tracker.current_restriction().start
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 20
         while tracker.try_claim(index):
             assert time.monotonic() < deadline, "the runner did not split this restriction"
             yield TimestampedValue((element[0], index), index)
@@ -270,7 +270,7 @@ def test_a_source_that_never_defers_is_split_by_the_runner(whole: Stage) -> None
         whole.collect(counted(p, Endless(), ("a", 2**40)))
 
     for tasks in (2, 1, 3):
-        whole.run(build, tasks, stop_after_epoch=True)
+        whole.run(build, tasks, "--split_after_ms=300", stop_after_epoch=True)
     values = [value[1] for value in whole.values()]
     assert {o.epoch for o in whole.outs()} == {0, 1, 2}
     assert values == list(range(len(values)))
