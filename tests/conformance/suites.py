@@ -53,12 +53,17 @@ def _modules(patterns: list[str], without: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-@cache
-def _test_modules() -> tuple[str, ...]:
+def beam_folder() -> Path:
+    """Where apache_beam is installed."""
     spec = importlib.util.find_spec("apache_beam")
     if spec is None or spec.origin is None:
         raise LookupError("apache_beam is not installed.")
-    root = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+@cache
+def _test_modules() -> tuple[str, ...]:
+    root = beam_folder()
     paths = (path.relative_to(root).with_suffix("") for path in root.rglob("*_test.py"))
     return tuple(sorted(".".join(path.parts) for path in paths))
 
