@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.conformance.results import FAILED, PASSED, Committed, read_committed
-from tests.conformance.suites import FOLDER, beam_folder, load_known_failures
+from tests.conformance.suites import FOLDER, beam_folder, load_known_failures, validates_runner
 
 PROJECT = FOLDER.parent.parent
 DOCUMENT = PROJECT / "docs" / "capabilities.md"
@@ -123,7 +123,7 @@ def render(rows: list[Row], committed: Committed) -> str:
     for known in load_known_failures():
         where = ", ".join(f"`{w}`" for w in known.where)
         lines.append(f"- {len(known.tests)} on {where}: {known.reason}")
-    lines += ["", "## All suites", "", *_suites(committed)]
+    lines += ["", "## All suites", "", _SUITES_HEAD, "", *_suites(committed)]
     return "\n".join(lines) + "\n"
 
 
@@ -153,7 +153,12 @@ def _cell(counts: Counter[str]) -> str:
 def _suites(committed: Committed) -> Iterator[str]:
     yield "| suite | " + " | ".join(PLACES) + " |"
     yield "|---|" + "---|" * len(PLACES)
-    for suite, tests in sorted(committed.items()):
+    everything = {test: places for tests in committed.values() for test, places in tests.items()}
+    across = {
+        "FnApiRunnerTest": {t: p for t, p in everything.items() if t.startswith(_FN_API_RUNNER)},
+        "it_validatesrunner": {t: p for t, p in everything.items() if t in validates_runner()},
+    }
+    for suite, tests in [*across.items(), *sorted(committed.items()), ("all", everything)]:
         cells = [_cell(Counter(places.get(place, "") for places in tests.values())) for place in PLACES]
         yield f"| `{suite}` | " + " | ".join(cells) + " |"
 
@@ -171,6 +176,10 @@ The last columns are what [Beam's matrix](https://beam.apache.org/documentation/
 its Spark runner (RDD based) and its Flink runner; it does not tell Python from Java. *skips* names the tests of the row
 that Beam's own test suite for portable Python leaves out on that runner (`spark_runner_test.py`,
 `flink_runner_test.py`)."""
+
+_SUITES_HEAD = """Passed of run. `FnApiRunnerTest`, and `it_validatesrunner`, the tests that Beam marks as ones every runner has to
+pass, are parts of the suites below them. Tests that Beam skips, and those that run no pipeline on SparkRunner, are not
+counted; `build/conformance.json` lists them with the reasons."""
 
 _TABLE_HEAD = (
     "| capability | batch | streaming | batch on Spark | streaming on Spark | ours | Beam's Spark runner "
