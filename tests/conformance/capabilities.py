@@ -177,7 +177,8 @@ its Spark runner (RDD based) and its Flink runner; it does not tell Python from 
 that Beam's own test suite for portable Python leaves out on that runner (`spark_runner_test.py`,
 `flink_runner_test.py`)."""
 
-_SUITES_HEAD = """Passed of run. `FnApiRunnerTest`, and `it_validatesrunner`, the tests that Beam marks as ones every runner has to
+_SUITES_HEAD = """\
+Passed of run. `FnApiRunnerTest`, and `it_validatesrunner`, the tests that Beam marks as ones every runner has to
 pass, are parts of the suites below them. Tests that Beam skips, and those that run no pipeline on SparkRunner, are not
 counted; `build/conformance.json` lists them with the reasons."""
 
