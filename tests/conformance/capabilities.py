@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import inspect
 import sys
-import textwrap
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +18,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from tests.conformance.results import FAILED, PASSED, Committed, read_committed
-from tests.conformance.suites import FOLDER, load_known_failures
+from tests.conformance.suites import FOLDER, beam_folder, load_known_failures, validates_runner
 
 PROJECT = FOLDER.parent.parent
 DOCUMENT = PROJECT / "docs" / "capabilities.md"
@@ -81,28 +78,34 @@ def idle_patterns(rows: list[Row], committed: Committed) -> list[str]:
     """Patterns that match no test, and tests of our own that do not exist: mistakes in capabilities.toml."""
     known = [test for tests in committed.values() for test in tests]
     idle = [p for row in rows for p in row.tests if not any(fnmatchcase(test, p) for test in known)]
-    return idle + [name for row in rows for name in row.own if not _exists(name)]
+    return idle + [name for row in rows for name in row.own if not own_tests(name)]
 
 
-def _exists(name: str) -> bool:
-    path, _, function = name.partition("::")
-    tree = ast.parse((PROJECT / path).read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.walk(tree))
+def own_tests(name: str) -> int:
+    """The number of tests that 'path' or 'path::test' names; a parametrised one counts once."""
+    path, _, wanted = name.partition("::")
+    file = PROJECT / path
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if file.exists() else ()
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return names.count(wanted) if wanted else len(names)
 
 
 @cache
 def skipped_by_beams_runner(name: str) -> frozenset[str]:
     """Tests of FnApiRunnerTest that Beam's own suite for its 'spark' or 'flink' runner skips, whatever the options."""
-    module: Any = __import__(f"apache_beam.runners.portability.{name}_runner_test", fromlist=["*"])
-    base = getattr(module, f"{name.capitalize()}RunnerTest")
-    skipped = set()
-    for test, function in vars(base).items():
-        if test.startswith("test_"):
-            source = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-            last = source.body[-1] if isinstance(source, ast.FunctionDef) else None
-            if isinstance(last, ast.Raise) and "SkipTest" in ast.dump(last):
-                skipped.add(test)
-    return frozenset(skipped)
+    source = beam_folder() / "runners" / "portability" / f"{name}_runner_test.py"
+    tree = ast.parse(source.read_text(encoding="utf-8"))  # not imported: that looks for Docker and for jars
+    suite = next(
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == f"{name.capitalize()}RunnerTest"
+    )
+    return frozenset(
+        node.name
+        for node in suite.body
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and isinstance(node.body[-1], ast.Raise)
+        and "SkipTest" in ast.dump(node.body[-1])
+    )
 
 
 def render(rows: list[Row], committed: Committed) -> str:
@@ -120,7 +123,7 @@ def render(rows: list[Row], committed: Committed) -> str:
     for known in load_known_failures():
         where = ", ".join(f"`{w}`" for w in known.where)
         lines.append(f"- {len(known.tests)} on {where}: {known.reason}")
-    lines += ["", "## All suites", "", *_suites(committed)]
+    lines += ["", "## All suites", "", _SUITES_HEAD, "", *_suites(committed)]
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +133,7 @@ def _is_gap(row: Row, committed: Committed) -> bool:
 
 def _line(row: Row, committed: Committed) -> str:
     counts = outcomes(row, committed)
-    cells = [row.name, *(_cell(counts[place]) for place in PLACES), str(len(row.own) or "")]
+    cells = [row.name, *(_cell(counts[place]) for place in PLACES), str(sum(map(own_tests, row.own)) or "")]
     if _is_gap(row, committed):
         cells[1] = "**gap**"
     for peer in PEERS:
@@ -150,7 +153,12 @@ def _cell(counts: Counter[str]) -> str:
 def _suites(committed: Committed) -> Iterator[str]:
     yield "| suite | " + " | ".join(PLACES) + " |"
     yield "|---|" + "---|" * len(PLACES)
-    for suite, tests in sorted(committed.items()):
+    everything = {test: places for tests in committed.values() for test, places in tests.items()}
+    across = {
+        "FnApiRunnerTest": {t: p for t, p in everything.items() if t.startswith(_FN_API_RUNNER)},
+        "it_validatesrunner": {t: p for t, p in everything.items() if t in validates_runner()},
+    }
+    for suite, tests in [*across.items(), *sorted(committed.items()), ("all", everything)]:
         cells = [_cell(Counter(places.get(place, "") for places in tests.values())) for place in PLACES]
         yield f"| `{suite}` | " + " | ".join(cells) + " |"
 
@@ -168,6 +176,11 @@ The last columns are what [Beam's matrix](https://beam.apache.org/documentation/
 its Spark runner (RDD based) and its Flink runner; it does not tell Python from Java. *skips* names the tests of the row
 that Beam's own test suite for portable Python leaves out on that runner (`spark_runner_test.py`,
 `flink_runner_test.py`)."""
+
+_SUITES_HEAD = """\
+Passed of run. `FnApiRunnerTest`, and `it_validatesrunner`, the tests that Beam marks as ones every runner has to
+pass, are parts of the suites below them. Tests that Beam skips, and those that run no pipeline on SparkRunner, are not
+counted; `build/conformance.json` lists them with the reasons."""
 
 _TABLE_HEAD = (
     "| capability | batch | streaming | batch on Spark | streaming on Spark | ours | Beam's Spark runner "

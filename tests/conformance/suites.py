@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import tomllib
 from dataclasses import dataclass, field
@@ -53,14 +54,37 @@ def _modules(patterns: list[str], without: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-@cache
-def _test_modules() -> tuple[str, ...]:
+def beam_folder() -> Path:
+    """Where apache_beam is installed."""
     spec = importlib.util.find_spec("apache_beam")
     if spec is None or spec.origin is None:
         raise LookupError("apache_beam is not installed.")
-    root = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+@cache
+def _test_modules() -> tuple[str, ...]:
+    root = beam_folder()
     paths = (path.relative_to(root).with_suffix("") for path in root.rglob("*_test.py"))
     return tuple(sorted(".".join(path.parts) for path in paths))
+
+
+@cache
+def validates_runner() -> frozenset[str]:
+    """The tests, of the modules of all suites, that Beam marks as ones that every runner has to pass."""
+    found = set()
+    for module in {module for suite in load_suites().values() for module in suite.modules}:
+        path = beam_folder() / (module.replace(".", "/") + ".py")
+        for suite in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(suite, ast.ClassDef):
+                tests = [n for n in suite.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+                whole = _is_marked(suite)
+                found |= {f"{module}::{suite.name}::{test.name}" for test in tests if whole or _is_marked(test)}
+    return frozenset(found)
+
+
+def _is_marked(node: ast.ClassDef | ast.FunctionDef) -> bool:
+    return any("it_validatesrunner" in ast.dump(decorator) for decorator in node.decorator_list)
 
 
 @dataclass(frozen=True)
