@@ -201,5 +201,6 @@ def _listed(pane: WindowedValue) -> WindowedValue:
     Beam's windowed value coder, which this pane does not pass, drops the rest: a window's end is 3.999 s, not 3.999999.
     """
     key, values = pane.value
-    at = Timestamp(micros=pane.timestamp.micros // 1000 * 1000)
+    whole = abs(pane.timestamp.micros) // 1000 * 1000  # towards zero, as the coder does
+    at = Timestamp(micros=whole if pane.timestamp.micros >= 0 else -whole)
     return WindowedValue((key, values if isinstance(values, list) else list(values)), at, pane.windows, pane.pane_info)
