@@ -25,5 +25,5 @@ def now_us() -> int:
 
 
 def whole_millis(at_us: int) -> int:
-    """Microseconds of the millisecond before: all that Beam's windowed value coder keeps of a time."""
-    return at_us // 1000 * 1000
+    """Microseconds cut to milliseconds, towards zero: all that Beam's windowed value coder keeps of a time."""
+    return at_us // 1000 * 1000 if at_us >= 0 else -(-at_us // 1000 * 1000)

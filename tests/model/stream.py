@@ -217,5 +217,5 @@ def _key(value: Any) -> Any:
 
 
 def end_of(second: float) -> float:
-    """The last instant of a window that ends at `second`: a microsecond before."""
-    return second - 1e-6
+    """The last instant of a window that ends at `second`, in the whole milliseconds that Beam's coder keeps."""
+    return second - 1e-3

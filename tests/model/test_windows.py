@@ -202,7 +202,7 @@ def test_the_global_window_ends_with_the_stream_only(stage: Stage) -> None:
     stage.play(build, "--allow_unsafe_triggers")
     (out,) = stage.outs()
     assert (out.epoch, out.value, out.timing) == (2, ("k", [1, 2]), "ON_TIME")
-    assert out.at == GlobalWindow().max_timestamp().micros / 1e6
+    assert out.at == GlobalWindow().max_timestamp().micros // 1000 / 1e3
 
 
 def test_a_stream_that_does_not_end_leaves_the_global_window_open(whole: Stage) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 import pytest
 from apache_beam.coders import StrUtf8Coder, VarIntCoder
-from apache_beam.coders.coders import WindowedValueCoder
+from apache_beam.coders.coders import IntervalWindowCoder, WindowedValueCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import trigger, window
@@ -66,10 +66,15 @@ def test_an_early_pane_by_processing_time_leaves_the_pane_on_time() -> None:
 
 
 @pytest.mark.parametrize("new_us", [MAX_US, 20 * SECOND_US], ids=["batch", "stream"])
-def test_a_pane_has_the_time_that_it_would_have_behind_a_coder(new_us: int) -> None:
+@pytest.mark.parametrize("start", [0, -20])
+def test_a_pane_has_the_time_that_it_would_have_behind_a_coder(start: int, new_us: int) -> None:
     driver = pane_driver(trigger.AfterWatermark(), AccumulationMode.DISCARDING)
-    panes, _ = driver.run_key("k", None, values(1), MIN_US, new_us, NOW_US)
-    assert [pane.timestamp for pane in panes] == [Timestamp(micros=9_999_000)]
+    here = window.IntervalWindow(start, start + 10)
+    panes, _ = driver.run_key("k", None, [WindowedValue(1, Timestamp(start), (here,))], MIN_US, new_us, NOW_US)
+    coder = WindowedValueCoder(VarIntCoder(), IntervalWindowCoder())
+    behind = coder.decode(coder.encode(WindowedValue(1, here.max_timestamp(), (here,))))
+    assert behind.timestamp != here.max_timestamp()
+    assert [pane.timestamp for pane in panes] == [behind.timestamp]
 
 
 def test_a_reshuffle_of_untyped_pairs_can_be_grouped() -> None:
