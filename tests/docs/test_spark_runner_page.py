@@ -1,0 +1,45 @@
+"""The Python of docs/spark-runner.md runs, and says what it is said to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+
+from spark_jobs.beam_runner.options import SparkRunnerOptions
+from spark_jobs.beam_runner.progress import committed_counters
+from tests.faults import counting_job
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/spark-runner.md"
+BATCH, STREAM = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_batch_runs_as_written(tmp_path: Path) -> None:
+    out = tmp_path / "sums"
+    exec(BATCH.replace("beam.Map(print)", f"beam.Map(str) | beam.io.WriteToText({str(out)!r})"), {})
+    lines = [line for path in tmp_path.glob("sums*") for line in path.read_text().splitlines()]
+    assert sorted(lines) == ["('a', 4)", "('b', 2)"]
+
+
+def test_the_stream_runs_as_written(tmp_path: Path) -> None:
+    def build(pipeline: beam.Pipeline) -> beam.Pipeline:
+        counting_job.build(pipeline, f"{tmp_path}/out", 60, 20)
+        return pipeline
+
+    code = STREAM.replace("/var/lib/jobs/clicks", f"{tmp_path}/checkpoint")
+    code = code.replace('"--streaming"', '"--streaming", "--transport=local", "--until_idle"')
+    names: dict[str, Any] = {"beam": beam, "build": build}
+    exec(BATCH.partition("\nwith ")[0], names)
+    exec(code, names)
+    assert committed_counters(f"{tmp_path}/checkpoint")
+    assert len(counting_job.published(tmp_path / "out/sums")) == 60 * counting_job.SOURCES
+
+
+def test_every_flag_on_the_page_exists() -> None:
+    known = set(SparkRunnerOptions().get_all_options()) | {"streaming"}
+    text = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"--([a-z_]+)", text)) - known == set()
