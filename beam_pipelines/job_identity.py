@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
-from spark_jobs.beam_runner.checkpoint_store import open_store
+from spark_jobs.beam_runner.checkpoint.store import open_store
 
 FILE = "job.json"
 

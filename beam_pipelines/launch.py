@@ -26,7 +26,7 @@ from common.lake import Lake, current_panes, scan
 from common.schema_registry import Registry
 
 if TYPE_CHECKING:
-    from spark_jobs.beam_runner.plan import Plan
+    from spark_jobs.beam_runner.planning.plan import Plan
 
 HEARTBEAT_MS = 10_000
 Progress = Callable[[str, Mapping[str, int], float], None]  # what, counters so far, seconds since the start
@@ -224,7 +224,7 @@ def _consumed_before(request: JobRequest) -> int:
     """Events that earlier runs on this checkpoint consumed."""
     if not request.streaming:
         return 0
-    from spark_jobs.beam_runner.progress import committed_counters
+    from spark_jobs.beam_runner.checkpoint.progress import committed_counters
 
     return committed_counters(request.checkpoint).get("pipeline/consumed", 0)
 

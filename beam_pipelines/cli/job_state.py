@@ -101,7 +101,7 @@ def checkpoint_state(path: str) -> CheckpointState | None:
     if "://" not in path and not any(Path(path, "epochs").glob("*.json")):
         return None
     from beam_pipelines.io.source_position import source_position
-    from spark_jobs.beam_runner.progress import last_manifest, sum_counters
+    from spark_jobs.beam_runner.checkpoint.progress import last_manifest, sum_counters
 
     manifest = last_manifest(path)
     if manifest is None:

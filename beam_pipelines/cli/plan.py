@@ -54,9 +54,9 @@ def plan(
     from beam_pipelines.job_identity import require_same_job
     from beam_pipelines.launch import JobRequest, plan_job, with_reference
     from beam_pipelines.runners import RunnerName
-    from spark_jobs.beam_runner.explain import with_changes
-    from spark_jobs.beam_runner.progress import last_manifest
-    from spark_jobs.beam_runner.upgrade import compare, refused
+    from spark_jobs.beam_runner.checkpoint.progress import last_manifest
+    from spark_jobs.beam_runner.planning.explain import with_changes
+    from spark_jobs.beam_runner.planning.upgrade import compare, refused
 
     request = JobRequest(settings, with_reference(domain, reference), RunnerName.SPARK, mode is Mode.STREAM)
     made = plan_job(request)

@@ -149,7 +149,7 @@ def rate(build: Build, epochs: int, size: int, *, timed: bool) -> float:
 
 def general_triggers() -> AbstractContextManager[object]:
     """All groupings take the path through Beam's general trigger driver."""
-    return mock.patch("spark_jobs.beam_runner.grouped.fast_path", return_value=None)
+    return mock.patch("spark_jobs.beam_runner.keyed.grouped.fast_path", return_value=None)
 
 
 def measure(epochs: int) -> Iterator[Figure]:

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import typer
 
 from common.errors import PipelineError
-from spark_jobs.beam_runner.checkpoint import KEEP_MANIFESTS, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import KEEP_MANIFESTS, Checkpoint
+from spark_jobs.beam_runner.checkpoint.overview import Overview, overview
+from spark_jobs.beam_runner.checkpoint.progress import manifest_of, newest_manifest
+from spark_jobs.beam_runner.checkpoint.transfer import Purpose, copy, rollback
+from spark_jobs.beam_runner.checkpoint.verification import Health, verify
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.overview import Overview, overview
-from spark_jobs.beam_runner.progress import manifest_of, newest_manifest
-from spark_jobs.beam_runner.transfer import Purpose, copy, rollback
-from spark_jobs.beam_runner.verification import Health, verify
 
 FAILED, USAGE = 1, 2
 

@@ -22,19 +22,19 @@ from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
+from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
+from spark_jobs.beam_runner.bundles.task import EpochOrder, Report
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
+from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import WorkerLostError
-from spark_jobs.beam_runner.exchange import EdgeId, Parcel, Row
-from spark_jobs.beam_runner.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.metrics import consolidate
-from spark_jobs.beam_runner.plan import IMPULSE, Plan
-from spark_jobs.beam_runner.progress import files_to_roll_back, newest_manifest, sum_counters
-from spark_jobs.beam_runner.script import ScriptEvent
-from spark_jobs.beam_runner.splitting import TRUNCATED
-from spark_jobs.beam_runner.task import EpochOrder, Report
+from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan
+from spark_jobs.beam_runner.planning.script import ScriptEvent
+from spark_jobs.beam_runner.planning.upgrade import carry_over
 from spark_jobs.beam_runner.transport import Transport
-from spark_jobs.beam_runner.upgrade import carry_over
 
 _log = logging.getLogger(__name__)
 

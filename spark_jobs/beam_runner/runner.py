@@ -18,17 +18,17 @@ from spark_jobs.beam_runner.beam_internals import (
     has_teardown,
     prepare_proto,
 )
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
 from spark_jobs.beam_runner.errors import RunnerError
-from spark_jobs.beam_runner.explain import with_changes
 from spark_jobs.beam_runner.options import SparkRunnerOptions
-from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.progress import last_manifest
-from spark_jobs.beam_runner.translate import make_plan
+from spark_jobs.beam_runner.planning.explain import with_changes
+from spark_jobs.beam_runner.planning.plan import Plan
+from spark_jobs.beam_runner.planning.translate import make_plan
+from spark_jobs.beam_runner.planning.upgrade import compare
 from spark_jobs.beam_runner.transport import Transport
 from spark_jobs.beam_runner.transport.local import LocalTransport
-from spark_jobs.beam_runner.upgrade import compare
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from beam_pipelines.job_identity import JobIdentity, claim_checkpoint
-from spark_jobs.beam_runner.checkpoint import Checkpoint
-from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta, Manifest
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Frame, KeyGroupMeta, Manifest
 from tests.cli.conftest import Cli
 
 # Written by hand: what docs/architecture.md says of the job.

@@ -15,9 +15,9 @@ from common.lake import Lake, TableSpec, commit, stage
 from common.lake.staging import decode_staged
 from common.publish import Epoch
 from common.records import DEAD_LETTER_SCHEMA
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest, Residual
 from spark_jobs.beam_runner.clock import now_us
-from spark_jobs.beam_runner.manifest import Manifest, Residual
 from tests.cli.conftest import PROJECT, Cli
 
 # What a real run of the job left of Kafka partition 3, of which the next offset is 1136.

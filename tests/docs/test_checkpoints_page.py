@@ -11,8 +11,8 @@ import pytest
 
 from beam_pipelines.cli.main import main as pipelines
 from common.lake import Lake
-from spark_jobs.beam_runner import gcs_store
-from spark_jobs.beam_runner.checkpoint import KEEP_MANIFESTS, Checkpoint
+from spark_jobs.beam_runner.checkpoint import gcs as gcs_store
+from spark_jobs.beam_runner.checkpoint.checkpoint import KEEP_MANIFESTS, Checkpoint
 from spark_jobs.beam_runner.cli import main as runner
 from spark_jobs.beam_runner.driver import _GARBAGE_EVERY_EPOCHS
 from tests.docs.test_commands import ROOT, Command, shell_lines, simple_commands

@@ -9,8 +9,8 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
+from spark_jobs.beam_runner.checkpoint.progress import committed_counters
 from spark_jobs.beam_runner.options import SparkRunnerOptions
-from spark_jobs.beam_runner.progress import committed_counters
 from tests.faults import counting_job
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/spark-runner.md"

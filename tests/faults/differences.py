@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from spark_jobs.beam_runner.progress import committed_counters
+from spark_jobs.beam_runner.checkpoint.progress import committed_counters
 from tests.faults import counting_job
 
 

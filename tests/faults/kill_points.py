@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from spark_jobs.beam_runner import driver
-from spark_jobs.beam_runner.bundle import StageProcessor
-from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
+from spark_jobs.beam_runner.bundles.bundle import StageProcessor
+from spark_jobs.beam_runner.checkpoint.checkpoint import STATE, Checkpoint
 from spark_jobs.beam_runner.transport import local
 from tests.faults import counting_job, kills
 

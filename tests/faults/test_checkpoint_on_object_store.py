@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_jobs.beam_runner import gcs_store
+from spark_jobs.beam_runner.checkpoint import gcs as gcs_store
 from tests.fakes import gcs
 from tests.faults.differences import differences
 from tests.faults.test_kill_runner import start

@@ -18,7 +18,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 from beam_pipelines.io.publish import Publish
 from common.publish import Epoch
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
-from spark_jobs.beam_runner.progress import last_manifest
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 
 RESTARTED_TASKS = (1, 3, 2)
 _MOST_RUNS = 60

@@ -11,8 +11,8 @@ from apache_beam.pvalue import AsDict, AsIter, AsList, AsSingleton
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 
-from spark_jobs.beam_runner.checkpoint import Checkpoint
-from spark_jobs.beam_runner.progress import last_manifest
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, on_spark
 

@@ -18,7 +18,7 @@ from apache_beam.transforms.userstate import (
 from apache_beam.transforms.window import FixedWindows, Sessions
 from apache_beam.utils.timestamp import Timestamp
 
-from spark_jobs.beam_runner.progress import last_manifest
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from tests.model.script import Script, Step, at, step
 from tests.model.stream import Build, Stage, on_spark
 

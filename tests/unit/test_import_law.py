@@ -78,7 +78,9 @@ def test_a_command_line_loads_nothing_heavy(code: str) -> None:
 @pytest.mark.slow  # Beam takes 2-9 s to import
 def test_pipelines_and_the_runner_load_without_spark() -> None:
     """Another runner, and a look at a checkpoint, need no pyspark."""
-    loaded = loaded_by("import beam_pipelines.launch, beam_pipelines.cli.job_state, spark_jobs.beam_runner.progress")
+    loaded = loaded_by(
+        "import beam_pipelines.launch, beam_pipelines.cli.job_state, spark_jobs.beam_runner.checkpoint.progress"
+    )
     assert "apache_beam" in loaded  # or this would look at nothing
     assert "pyspark" not in loaded
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from spark_jobs.beam_runner.exchange import Parcel
-from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report
+from spark_jobs.beam_runner.bundles.exchange import Parcel
+from spark_jobs.beam_runner.bundles.task import EpochOrder, Report
+from spark_jobs.beam_runner.planning.plan import Plan
 
 
 class Transport(Protocol):

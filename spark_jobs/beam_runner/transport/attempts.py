@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spark_jobs.beam_runner.bundles.task import Report
 from spark_jobs.beam_runner.errors import WorkerLostError
-from spark_jobs.beam_runner.task import Report
 
 
 @dataclass(frozen=True)

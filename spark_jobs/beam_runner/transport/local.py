@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from spark_jobs.beam_runner.exchange import Parcel, open_parcels
-from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, run_level
+from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
+from spark_jobs.beam_runner.bundles.task import EpochOrder, Report, Worker, run_level
+from spark_jobs.beam_runner.planning.plan import Plan
 
 
 class LocalTransport:

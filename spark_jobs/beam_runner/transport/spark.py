@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PythonException as PySparkPythonException
 
+from spark_jobs.beam_runner.bundles.exchange import Parcel
+from spark_jobs.beam_runner.bundles.task import EpochOrder, Report, Worker, WorkerWarning
 from spark_jobs.beam_runner.errors import RunnerError, SessionLostError, StepError, WorkerLostError
-from spark_jobs.beam_runner.exchange import Parcel
-from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Report, Worker, WorkerWarning
+from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
 from spark_jobs.shipping import is_local
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from pyspark import TaskContext
 
-from spark_jobs.beam_runner.exchange import open_parcels
-from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.task import EpochOrder, Worker, WorkerWarning, run_level
+from spark_jobs.beam_runner.bundles.exchange import open_parcels
+from spark_jobs.beam_runner.bundles.task import EpochOrder, Worker, WorkerWarning, run_level
+from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import TaskRun
 
 WORKER = Worker()

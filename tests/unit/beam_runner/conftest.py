@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spark_jobs.beam_runner import gcs_store
+from spark_jobs.beam_runner.checkpoint import gcs as gcs_store
 from tests.fakes import gcs
 
 BUCKET = "bucket"

@@ -11,8 +11,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.bundles.task import Report
 from spark_jobs.beam_runner.errors import StepError, WorkerLostError
-from spark_jobs.beam_runner.task import Report
 from spark_jobs.beam_runner.transport.attempts import TaskRun, whole_epoch
 from spark_jobs.beam_runner.transport.local import LocalTransport
 from tests.faults import counting_job

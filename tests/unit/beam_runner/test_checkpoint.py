@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spark_jobs.beam_runner.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Frame, KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.errors import CheckpointError, FencedError
-from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 
 MANIFEST = Manifest(
     epoch=7,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from spark_jobs.beam_runner import gcs_store
-from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
-from spark_jobs.beam_runner.checkpoint_store import CheckpointStore, open_store
+from spark_jobs.beam_runner.checkpoint import gcs as gcs_store
+from spark_jobs.beam_runner.checkpoint.checkpoint import STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.store import CheckpointStore, open_store
 from spark_jobs.beam_runner.errors import CheckpointError, CheckpointStoreError, FencedError
 from tests.fakes import gcs
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from common.lake import Lake
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.progress import manifest_of
 from spark_jobs.beam_runner.cli import main
-from spark_jobs.beam_runner.progress import manifest_of
 from tests.fakes import gcs
 from tests.unit.beam_runner import table_job
 

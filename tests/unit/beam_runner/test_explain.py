@@ -17,7 +17,7 @@ from apache_beam.transforms import window
 from beam_pipelines.io.publish import Publish
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
-from spark_jobs.beam_runner.plan import FORWARD, GROUP, IMPULSE, KEYED, SHUFFLE, Plan
+from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, IMPULSE, KEYED, SHUFFLE, Plan
 from tests.faults import counting_job
 
 GOLDEN = Path(__file__).parent / "golden"

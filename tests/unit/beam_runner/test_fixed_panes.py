@@ -24,11 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.fixed_panes import FixedPanes
-from spark_jobs.beam_runner.grouped import GroupingWriter, Layout
-from spark_jobs.beam_runner.grouping import PaneDriver
-from spark_jobs.beam_runner.session_panes import SessionPanes
-from spark_jobs.beam_runner.state import KeyGroup, encode_frame
+from spark_jobs.beam_runner.keyed.fixed_panes import FixedPanes
+from spark_jobs.beam_runner.keyed.grouped import GroupingWriter, Layout
+from spark_jobs.beam_runner.keyed.grouping import PaneDriver
+from spark_jobs.beam_runner.keyed.session_panes import SessionPanes
+from spark_jobs.beam_runner.keyed.state import KeyGroup, encode_frame
 
 Epoch = tuple[list[tuple[str, int, int]], int]  # (key, value, second) of each element; watermark (second) after it
 

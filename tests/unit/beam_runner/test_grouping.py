@@ -16,7 +16,7 @@ from apache_beam.utils.windowed_value import PaneInfoTiming, WindowedValue
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.grouping import PaneDriver
+from spark_jobs.beam_runner.keyed.grouping import PaneDriver
 
 SECOND_US = 1_000_000
 NOW_US = 1_700_000_000 * SECOND_US  # long after the windows of these tests, as in any backfill

@@ -17,8 +17,8 @@ from apache_beam.transforms import userstate
 
 from spark_jobs.beam_runner.beam_internals import prepare_proto
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
-from spark_jobs.beam_runner.plan import GROUP, IMPULSE, KEYED, SHUFFLE, Plan
-from spark_jobs.beam_runner.translate import make_plan
+from spark_jobs.beam_runner.planning.plan import GROUP, IMPULSE, KEYED, SHUFFLE, Plan
+from spark_jobs.beam_runner.planning.translate import make_plan
 
 
 class Remember(beam.DoFn):

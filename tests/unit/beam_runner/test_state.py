@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Frame
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.manifest import Frame
-from spark_jobs.beam_runner.schedule import Schedule
-from spark_jobs.beam_runner.state import (
+from spark_jobs.beam_runner.keyed.schedule import Schedule
+from spark_jobs.beam_runner.keyed.state import (
     ELEMENTS,
     SNAPSHOT_AFTER_FRAMES,
     TIMER,

@@ -16,9 +16,9 @@ from apache_beam.transforms import trigger, userstate, window
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from spark_jobs.beam_runner import SparkRunner
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.manifest import Manifest
 from tests.faults import counting_job
 
 Build = Callable[[beam.Pipeline], None]

@@ -10,12 +10,12 @@ import pytest
 
 from beam_pipelines.io import lake as lake_io
 from common.lake import Lake
-from spark_jobs.beam_runner.checkpoint import KEEP_MANIFESTS, SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import KEEP_MANIFESTS, SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest, SidePart
+from spark_jobs.beam_runner.checkpoint.progress import manifest_of
+from spark_jobs.beam_runner.checkpoint.transfer import Purpose, copy, rollback
+from spark_jobs.beam_runner.checkpoint.verification import verify
 from spark_jobs.beam_runner.errors import CheckpointError, FencedError
-from spark_jobs.beam_runner.manifest import Manifest, SidePart
-from spark_jobs.beam_runner.progress import manifest_of
-from spark_jobs.beam_runner.transfer import Purpose, copy, rollback
-from spark_jobs.beam_runner.verification import verify
 from tests.fakes import gcs
 from tests.unit.beam_runner import table_job
 from tests.unit.beam_runner.table_job import expected, newest_total, values

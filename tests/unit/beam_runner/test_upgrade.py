@@ -15,9 +15,9 @@ from apache_beam.transforms import trigger, userstate, window
 
 from beam_pipelines.io.publish import Publish
 from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.progress import last_manifest
-from spark_jobs.beam_runner.upgrade import GONE, INCOMPATIBLE, NEW, UNCHANGED, Change, compare, refused
+from spark_jobs.beam_runner.planning.upgrade import GONE, INCOMPATIBLE, NEW, UNCHANGED, Change, compare, refused
 from tests.faults import counting_job
 from tests.unit.beam_runner.test_streaming import Build, run
 

@@ -8,10 +8,10 @@ import pytest
 from apache_beam.coders import FastPrimitivesCoder, VarIntCoder
 from apache_beam.coders.coders import IterableCoder
 
-from spark_jobs.beam_runner import values as values_module
-from spark_jobs.beam_runner.exchange import Parcel, open_parcels
-from spark_jobs.beam_runner.manifest import SidePart
-from spark_jobs.beam_runner.values import EncodedValues, ValueDecoder
+from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
+from spark_jobs.beam_runner.checkpoint.manifest import SidePart
+from spark_jobs.beam_runner.keyed import values as values_module
+from spark_jobs.beam_runner.keyed.values import EncodedValues, ValueDecoder
 
 TRUTH = [0, 300, 7, 7, 1 << 40, -1, *range(50)]
 

@@ -15,8 +15,8 @@ from apache_beam.transforms import trigger, userstate, window
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue as At
 
-from spark_jobs.beam_runner.checkpoint import Checkpoint
-from spark_jobs.beam_runner.manifest import Manifest
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from tests.unit.beam_runner import script_job
 
 Run = Callable[[Path, script_job.Build], object]

@@ -17,7 +17,7 @@ import uuid
 import zlib
 from pathlib import Path
 
-from spark_jobs.beam_runner.checkpoint_store import DRAFT, open_store
+from spark_jobs.beam_runner.checkpoint.store import DRAFT, open_store
 from spark_jobs.beam_runner.errors import CheckpointError, FencedError, way_back
 
 EPOCHS, STATE, SIDE = "epochs", "state", "side"

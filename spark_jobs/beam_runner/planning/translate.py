@@ -12,7 +12,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
 from common.publish import PUBLISH_URN
-from spark_jobs.beam_runner import assign_windows, grouped, phases
 from spark_jobs.beam_runner.beam_internals import (
     PipelineContext,
     Stage,
@@ -22,9 +21,12 @@ from spark_jobs.beam_runner.beam_internals import (
     proto_utils,
     translations,
 )
+from spark_jobs.beam_runner.bundles import assign_windows
+from spark_jobs.beam_runner.bundles.operations import INPUT_URN, OUTPUT_URN, InputSpec, OutputSpec, Target
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
-from spark_jobs.beam_runner.operations import INPUT_URN, OUTPUT_URN, InputSpec, OutputSpec, Target
-from spark_jobs.beam_runner.plan import (
+from spark_jobs.beam_runner.keyed import grouped
+from spark_jobs.beam_runner.planning import phases
+from spark_jobs.beam_runner.planning.plan import (
     FORWARD,
     GROUP,
     IMPULSE,
@@ -38,8 +40,8 @@ from spark_jobs.beam_runner.plan import (
     SidePlan,
     StagePlan,
 )
-from spark_jobs.beam_runner.script import Script, read_script
-from spark_jobs.beam_runner.state_format import state_format
+from spark_jobs.beam_runner.planning.script import Script, read_script
+from spark_jobs.beam_runner.planning.state_format import state_format
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])

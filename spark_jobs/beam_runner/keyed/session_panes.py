@@ -20,10 +20,10 @@ from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us, start_us
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros, whole_millis
-from spark_jobs.beam_runner.fixed_panes import COMBINERS
-from spark_jobs.beam_runner.grouped import read_block
-from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
-from spark_jobs.beam_runner.values import Part, ValueDecoder, joined
+from spark_jobs.beam_runner.keyed.fixed_panes import COMBINERS
+from spark_jobs.beam_runner.keyed.grouped import read_block
+from spark_jobs.beam_runner.keyed.state import PANE, TIMES, KeyGroup
+from spark_jobs.beam_runner.keyed.values import Part, ValueDecoder, joined
 
 _SESSION = struct.Struct("<qqqIQI")  # start, end, hold, panes fired, elements kept, bytes of elements
 _NO_HOLD = MAX_US

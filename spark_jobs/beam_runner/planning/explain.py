@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, SHUFFLE, Plan, StagePlan
-from spark_jobs.beam_runner.state_format import words_of
-from spark_jobs.beam_runner.upgrade import Change, refused
+from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, SHUFFLE, Plan, StagePlan
+from spark_jobs.beam_runner.planning.state_format import words_of
+from spark_jobs.beam_runner.planning.upgrade import Change, refused
 
 _ARROWS = {FORWARD: "-->", SHUFFLE: "-->|shuffle|", GROUP: "==>|group by key|", KEYED: "==>|by key|"}
 

@@ -16,8 +16,8 @@ from typing import Any
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.utils.windowed_value import WindowedValue
 
-from spark_jobs.beam_runner.exchange import key_group
-from spark_jobs.beam_runner.values import Part
+from spark_jobs.beam_runner.bundles.exchange import key_group
+from spark_jobs.beam_runner.keyed.values import Part
 
 FLUSH_PAIRS, FLUSH_BYTES = 200_000, 16 << 20  # what a writer gathers before it lets go: 50 MB for all different keys
 

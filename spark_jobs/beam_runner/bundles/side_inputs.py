@@ -16,8 +16,8 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.pvalue import SideInputData
 
 from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns
-from spark_jobs.beam_runner.manifest import SidePart
-from spark_jobs.beam_runner.plan import SidePlan
+from spark_jobs.beam_runner.checkpoint.manifest import SidePart
+from spark_jobs.beam_runner.planning.plan import SidePlan
 
 INLINE_BYTES = 1 << 20  # a larger part is written to the checkpoint by its task and does not pass the driver
 _COUNT = struct.Struct(">i")

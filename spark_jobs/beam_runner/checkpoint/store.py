@@ -59,7 +59,7 @@ def open_store(root: str | os.PathLike[str]) -> CheckpointStore:
     """The store of an address: a path, or `gs://bucket/path`. Asks nothing of it yet."""
     address = os.fspath(root)
     if address.startswith(GCS_SCHEME):
-        from spark_jobs.beam_runner.gcs_store import GcsStore
+        from spark_jobs.beam_runner.checkpoint.gcs import GcsStore
 
         return GcsStore(address)
     if "://" in address:

@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.clock import MIN_US
-from spark_jobs.beam_runner.manifest import SidePart
 
 PIECE_BYTES = 8 << 20  # Spark's Python worker gathers some 20 records before it lets go of them
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from spark_jobs.beam_runner.bundle import StageProcessor
+from spark_jobs.beam_runner.bundles.bundle import StageProcessor
+from spark_jobs.beam_runner.bundles.exchange import key_group
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
-from spark_jobs.beam_runner.exchange import key_group
-from spark_jobs.beam_runner.state import TIMER, TIMES, KeyGroup
+from spark_jobs.beam_runner.keyed.state import TIMER, TIMES, KeyGroup
 
 REAL_TIME = beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
 _LENGTHS = struct.Struct("<HHHHI")

@@ -16,10 +16,10 @@ from typing import Any
 from apache_beam.transforms import userstate
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
-from spark_jobs.beam_runner.exchange import key_group
-from spark_jobs.beam_runner.side_inputs import SideTable
-from spark_jobs.beam_runner.state import KeyGroup
-from spark_jobs.beam_runner.state_cells import (
+from spark_jobs.beam_runner.bundles.exchange import key_group
+from spark_jobs.beam_runner.bundles.side_inputs import SideTable
+from spark_jobs.beam_runner.keyed.state import KeyGroup
+from spark_jobs.beam_runner.keyed.state_cells import (
     BagState,
     Cell,
     CombiningState,

@@ -14,12 +14,12 @@ from typing import Any
 from apache_beam.coders import FastPrimitivesCoder
 from apache_beam.utils.windowed_value import WindowedValue
 
+from spark_jobs.beam_runner.bundles.exchange import Row
+from spark_jobs.beam_runner.bundles.side_inputs import SideTable
+from spark_jobs.beam_runner.checkpoint.manifest import Waiting
 from spark_jobs.beam_runner.clock import MAX_US, micros
-from spark_jobs.beam_runner.exchange import Row
-from spark_jobs.beam_runner.grouped import Run, read_block, write_block
-from spark_jobs.beam_runner.manifest import Waiting
-from spark_jobs.beam_runner.plan import SidePlan
-from spark_jobs.beam_runner.side_inputs import SideTable
+from spark_jobs.beam_runner.keyed.grouped import Run, read_block, write_block
+from spark_jobs.beam_runner.planning.plan import SidePlan
 
 _primitives = FastPrimitivesCoder()
 

@@ -16,11 +16,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from spark_jobs.beam_runner.checkpoint import STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Frame, KeyGroupMeta
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError, way_back
-from spark_jobs.beam_runner.manifest import Frame, KeyGroupMeta
-from spark_jobs.beam_runner.schedule import Schedule
+from spark_jobs.beam_runner.keyed.schedule import Schedule
 
 MAGIC = b"KGF2"
 _HEAD = struct.Struct("<4sI")

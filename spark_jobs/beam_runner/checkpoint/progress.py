@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from apache_beam.portability.api import metrics_pb2
 
 from spark_jobs.beam_runner.beam_internals import monitoring_infos
-from spark_jobs.beam_runner.checkpoint import KEEP_MANIFESTS, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import KEEP_MANIFESTS, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.errors import CheckpointError, way_back
-from spark_jobs.beam_runner.manifest import Manifest
 
 
 def manifest_of(checkpoint: Checkpoint, epoch: int) -> Manifest:

@@ -15,7 +15,7 @@ from apache_beam.coders.coders import LengthPrefixCoder
 from apache_beam.transforms import userstate
 from apache_beam.utils.timestamp import Timestamp
 
-from spark_jobs.beam_runner.state import USER, KeyGroup
+from spark_jobs.beam_runner.keyed.state import USER, KeyGroup
 
 
 class Cell:

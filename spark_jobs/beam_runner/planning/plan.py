@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from spark_jobs.beam_runner.script import Script
+from spark_jobs.beam_runner.planning.script import Script
 
 # Kinds of edges. Only GROUP, KEYED, SHUFFLE and SIDE raise the level.
 FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE, SCRIPT = (
@@ -110,6 +110,6 @@ class Plan:
 
     def explain(self, form: str = "text") -> str:
         """The plan for people (`text`, `mermaid`) or programs (`json`)."""
-        from spark_jobs.beam_runner.explain import FORMS  # it needs this module's types
+        from spark_jobs.beam_runner.planning.explain import FORMS  # it needs this module's types
 
         return FORMS[form](self)

@@ -11,11 +11,11 @@ from typing import Any
 from apache_beam.portability.api import beam_fn_api_pb2
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
+from spark_jobs.beam_runner.bundles.operations import InputOperation, OutputOperation
+from spark_jobs.beam_runner.bundles.splitting import Splitter
 from spark_jobs.beam_runner.clock import MIN_US
-from spark_jobs.beam_runner.operations import InputOperation, OutputOperation
-from spark_jobs.beam_runner.plan import StagePlan
-from spark_jobs.beam_runner.splitting import Splitter
-from spark_jobs.beam_runner.user_state import StateHandler
+from spark_jobs.beam_runner.keyed.user_state import StateHandler
+from spark_jobs.beam_runner.planning.plan import StagePlan
 
 
 @dataclass(frozen=True)

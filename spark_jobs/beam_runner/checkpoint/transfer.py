@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from spark_jobs.beam_runner.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
+from spark_jobs.beam_runner.checkpoint.progress import manifest_of
 from spark_jobs.beam_runner.clock import now_us
 from spark_jobs.beam_runner.errors import CheckpointError, way_back
-from spark_jobs.beam_runner.manifest import Manifest
-from spark_jobs.beam_runner.progress import manifest_of
 
 _PARALLEL = 8
 _ATTEMPTS = 20  # each follows a newer epoch of a job that runs: a copy may need several epochs' time

@@ -14,8 +14,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from spark_jobs.beam_runner.checkpoint.manifest import Residual
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.manifest import Residual
 
 _MS = 1000  # the proto counts in milliseconds
 

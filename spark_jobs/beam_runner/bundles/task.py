@@ -14,17 +14,17 @@ from apache_beam.options.value_provider import RuntimeValueProvider
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
 from spark_jobs.beam_runner.beam_internals import PipelineContext
-from spark_jobs.beam_runner.bundle import BundleResult, ProcessorPool, StageProcessor
-from spark_jobs.beam_runner.checkpoint import SIDE, Checkpoint
+from spark_jobs.beam_runner.bundles.bundle import BundleResult, ProcessorPool, StageProcessor
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
+from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, SideTable
+from spark_jobs.beam_runner.bundles.splitting import Splitter, Truncation
+from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
+from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, now_us
-from spark_jobs.beam_runner.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
-from spark_jobs.beam_runner.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
-from spark_jobs.beam_runner.manifest import KeyGroupMeta, Residual, SidePart, Waiting
-from spark_jobs.beam_runner.plan import GROUP, KEYED, Plan, SidePlan, StagePlan
-from spark_jobs.beam_runner.side_inputs import INLINE_BYTES, SideTable
-from spark_jobs.beam_runner.splitting import Splitter, Truncation
-from spark_jobs.beam_runner.state import StateCache, StateWriter
-from spark_jobs.beam_runner.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
+from spark_jobs.beam_runner.keyed.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
+from spark_jobs.beam_runner.keyed.state import StateCache, StateWriter
+from spark_jobs.beam_runner.planning.plan import GROUP, KEYED, Plan, SidePlan, StagePlan
 
 
 @dataclass(frozen=True)

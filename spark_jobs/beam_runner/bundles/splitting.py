@@ -10,8 +10,8 @@ from typing import Any
 from apache_beam.portability.api import beam_fn_api_pb2
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
-from spark_jobs.beam_runner.exchange import Row
-from spark_jobs.beam_runner.operations import InputOperation
+from spark_jobs.beam_runner.bundles.exchange import Row
+from spark_jobs.beam_runner.bundles.operations import InputOperation
 
 _LOOK_EVERY_S = 0.05
 _REST_AFTER_S = 5.0  # without a bundle to look after, the thread ends

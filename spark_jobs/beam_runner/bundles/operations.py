@@ -13,10 +13,10 @@ from apache_beam.coders.coders import WindowedValueCoder
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Row
 from spark_jobs.beam_runner.clock import MIN_US, micros
-from spark_jobs.beam_runner.exchange import EdgeId, Row
-from spark_jobs.beam_runner.grouped import WINDOWED, GroupingWriter, Layout
-from spark_jobs.beam_runner.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
+from spark_jobs.beam_runner.keyed.grouped import WINDOWED, GroupingWriter, Layout
+from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
 
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
 CHUNK_BYTES = 64 << 10  # un-keyed elements leave in chunks: a row per element costs more than the element

@@ -12,20 +12,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from spark_jobs.beam_runner.beam_internals import last_us, monitoring_infos
-from spark_jobs.beam_runner.bundle import BundleResult, StageProcessor
+from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
+from spark_jobs.beam_runner.bundles.exchange import Row
+from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
-from spark_jobs.beam_runner.exchange import Row
-from spark_jobs.beam_runner.fixed_panes import FixedPanes
-from spark_jobs.beam_runner.grouped import runs_by_key
-from spark_jobs.beam_runner.grouping import PaneDriver
-from spark_jobs.beam_runner.manifest import KeyGroupMeta
-from spark_jobs.beam_runner.session_panes import SessionPanes
-from spark_jobs.beam_runner.state import TIMER, USER, KeyGroup, StateCache
-from spark_jobs.beam_runner.timers import TimerService
-from spark_jobs.beam_runner.values import ValueDecoder
+from spark_jobs.beam_runner.keyed.fixed_panes import FixedPanes
+from spark_jobs.beam_runner.keyed.grouped import runs_by_key
+from spark_jobs.beam_runner.keyed.grouping import PaneDriver
+from spark_jobs.beam_runner.keyed.session_panes import SessionPanes
+from spark_jobs.beam_runner.keyed.state import TIMER, USER, KeyGroup, StateCache
+from spark_jobs.beam_runner.keyed.timers import TimerService
+from spark_jobs.beam_runner.keyed.values import ValueDecoder
 
 if TYPE_CHECKING:
-    from spark_jobs.beam_runner.task import EpochOrder
+    from spark_jobs.beam_runner.bundles.task import EpochOrder
 
 LATE_NAMESPACE, LATE_NAME = "beam_runner", "droppedDueToLateness"
 

@@ -19,9 +19,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros, whole_millis
-from spark_jobs.beam_runner.grouped import runs_by_key
-from spark_jobs.beam_runner.state import PANE, TIMES, KeyGroup
-from spark_jobs.beam_runner.values import ValueDecoder
+from spark_jobs.beam_runner.keyed.grouped import runs_by_key
+from spark_jobs.beam_runner.keyed.state import PANE, TIMES, KeyGroup
+from spark_jobs.beam_runner.keyed.values import ValueDecoder
 
 _WINDOW_IDS = trigger.MergeableStateAdapter.WINDOW_IDS.tag
 _ELEMENTS = trigger.GeneralTriggerDriver.ELEMENTS.tag

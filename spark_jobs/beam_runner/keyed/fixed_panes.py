@@ -18,9 +18,9 @@ from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros, whole_millis
-from spark_jobs.beam_runner.grouped import read_block
-from spark_jobs.beam_runner.state import ELEMENTS, PANE, KeyGroup
-from spark_jobs.beam_runner.values import Part, ValueDecoder, joined
+from spark_jobs.beam_runner.keyed.grouped import read_block
+from spark_jobs.beam_runner.keyed.state import ELEMENTS, PANE, KeyGroup
+from spark_jobs.beam_runner.keyed.values import Part, ValueDecoder, joined
 
 _HEAD = struct.Struct("<qqqIQ")  # hold, next event time, next processing time; panes fired, elements kept
 _KNOWN_WINDOWS = 10_000  # decoded windows kept at hand

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.manifest import Manifest
-from spark_jobs.beam_runner.plan import Plan
-from spark_jobs.beam_runner.state_format import differences
+from spark_jobs.beam_runner.planning.plan import Plan
+from spark_jobs.beam_runner.planning.state_format import differences
 
 UNCHANGED, NEW, GONE, INCOMPATIBLE = "unchanged", "new", "gone", "incompatible"
 

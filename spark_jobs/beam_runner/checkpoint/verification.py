@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spark_jobs.beam_runner.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE, STATE, Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Frame, Manifest
+from spark_jobs.beam_runner.checkpoint.progress import manifest_of
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.manifest import Frame, Manifest
-from spark_jobs.beam_runner.progress import manifest_of
-from spark_jobs.beam_runner.state import KeyGroup
+from spark_jobs.beam_runner.keyed.state import KeyGroup
 
 
 @dataclass(frozen=True)

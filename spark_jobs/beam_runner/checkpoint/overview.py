@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from spark_jobs.beam_runner.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
+from spark_jobs.beam_runner.checkpoint.progress import sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.manifest import Manifest
-from spark_jobs.beam_runner.progress import sum_counters
-from spark_jobs.beam_runner.state import PANE, TIMER, USER, StateCache
-from spark_jobs.beam_runner.timers import TimerId
-from spark_jobs.beam_runner.user_state import user_key
+from spark_jobs.beam_runner.keyed.state import PANE, TIMER, USER, StateCache
+from spark_jobs.beam_runner.keyed.timers import TimerId
+from spark_jobs.beam_runner.keyed.user_state import user_key
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""State, timers, groupings and triggers, by key group."""
