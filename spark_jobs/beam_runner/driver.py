@@ -23,8 +23,8 @@ from apache_beam.portability.api import metrics_pb2
 from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
+from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
-from spark_jobs.beam_runner.bundles.task import EpochOrder, Report
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters

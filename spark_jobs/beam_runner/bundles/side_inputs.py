@@ -105,3 +105,16 @@ class _Values:
 
     def encoded(self) -> bytes:
         return bytes(self._stream.get())
+
+
+def encode_chunks(chunks: list[bytes]) -> bytes:
+    return b"".join(len(c).to_bytes(8, "little") + c for c in chunks)
+
+
+def decode_chunks(data: bytes) -> list[bytes]:
+    chunks, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        chunks.append(data[at + 8 : at + 8 + length])
+        at += 8 + length
+    return chunks

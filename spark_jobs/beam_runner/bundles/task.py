@@ -2,172 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from apache_beam.options.value_provider import RuntimeValueProvider
-from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext
-from spark_jobs.beam_runner.bundles.bundle import BundleResult, ProcessorPool, StageProcessor
+from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
-from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, SideTable
-from spark_jobs.beam_runner.bundles.splitting import Splitter, Truncation
+from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
+from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, decode_chunks, encode_chunks
+from spark_jobs.beam_runner.bundles.splitting import Splitter
 from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
-from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE, Checkpoint
+from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
+from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, now_us
 from spark_jobs.beam_runner.keyed.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
-from spark_jobs.beam_runner.keyed.state import StateCache, StateWriter
-from spark_jobs.beam_runner.planning.plan import GROUP, KEYED, Plan, SidePlan, StagePlan
-
-
-@dataclass(frozen=True)
-class EpochOrder:
-    """What the driver tells every task of an epoch."""
-
-    epoch: int
-    partitions: int
-    key_groups: int
-    checkpoint: Checkpoint
-    now_us: int
-    groups: dict[str, dict[int, KeyGroupMeta]]
-    input_us: dict[str, int]  # input watermarks after the previous epoch, of stages with state
-    output_us: dict[str, int]
-    waiting_us: dict[str, int]  # stage -> least watermark of its residuals that are not due yet
-    sides: dict[str, tuple[SidePart, ...]]
-    waiting: tuple[Waiting, ...]
-    keep_sides: bool  # later epochs will read what this one adds to side inputs
-    split_after_s: float | None  # restrictions that run longer are cut
-    draining: bool
-    attempt: str  # unique to each run of the epoch
-    failed_attempts: frozenset[str]
-
-    def previous_input_us(self, stage: str) -> int:
-        return self.input_us.get(stage, MIN_US)
-
-
-@dataclass(frozen=True)
-class WorkerWarning:
-    """A Python warning that was issued in a worker's process."""
-
-    message: str
-    category: type[Warning]
-    filename: str
-    lineno: int
-
-
-@dataclass
-class Report:
-    """What a task tells the driver. Its warnings, name and time do not go into the manifest, everything else does."""
-
-    output_us: dict[str, int] = field(default_factory=dict)
-    input_us: dict[str, int] = field(default_factory=dict)
-    groups: dict[tuple[str, int], KeyGroupMeta] = field(default_factory=dict)
-    residuals: list[Residual] = field(default_factory=list)
-    staged: dict[str, list[bytes]] = field(default_factory=dict)
-    sides: dict[str, list[SidePart]] = field(default_factory=dict)
-    waiting: list[Waiting] = field(default_factory=list)
-    released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
-    metrics: dict[str, list[bytes]] = field(default_factory=dict)
-    process: str = ""  # name of the worker
-    seconds: float = 0.0  # that the task took, without Spark's part
-    wants_finalization: bool = False  # it has DoFns that wait for the commit
-    warnings: list[WorkerWarning] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Unfinalized:
-    """A bundle whose DoFns want to hear of the commit. Its processor is not used before."""
-
-    order: EpochOrder
-    plan_id: str
-    stage: StagePlan
-    processor: StageProcessor
-
-
-class Worker:
-    """What a process keeps from epoch to epoch: live stages, key groups, decoded side inputs."""
-
-    def __init__(self) -> None:
-        self.pool = ProcessorPool()
-        self.cache = StateCache()
-        self.drivers: dict[tuple[str, str], Panes] = {}
-        self._tables: dict[tuple[str, str, str, str], SideTable] = {}
-        self._contexts: dict[str, PipelineContext] = {}
-        self._truncations: dict[tuple[str, str], Truncation] = {}
-        self._unfinalized: list[Unfinalized] = []
-
-    @property
-    def name(self) -> str:
-        """Of the process, and of the worker in it."""
-        return f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
-
-    def context(self, plan: Plan) -> PipelineContext:
-        if plan.id not in self._contexts:
-            components = beam_runner_api_pb2.Components.FromString(plan.components)
-            self._contexts = {plan.id: PipelineContext(components)}
-        return self._contexts[plan.id]
-
-    def begin(self, plan: Plan, order: EpochOrder) -> None:
-        """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
-        self.committed(order.checkpoint, order.epoch - 1, order.failed_attempts)
-        self.cache.forget_stale(order.checkpoint, order.groups)
-        self._tables = {key: table for key, table in self._tables.items() if key[0] == plan.id}
-        self.drivers = {key: driver for key, driver in self.drivers.items() if key[0] == plan.id}
-
-    def truncation(self, plan: Plan, stage: StagePlan) -> Truncation:
-        key = (plan.id, stage.id)
-        if key not in self._truncations:
-            self._truncations = {key: Truncation(beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor))}
-        return self._truncations[key]
-
-    def finalize_after_commit(self, bundles: list[Unfinalized]) -> None:
-        self._unfinalized += bundles
-
-    def committed(self, checkpoint: Checkpoint, epoch: int, failed_attempts: frozenset[str]) -> None:
-        """Finalises the bundles of epochs up to `epoch`, but for those of attempts that failed."""
-        bundles, self._unfinalized = self._unfinalized, []
-        for bundle in bundles:
-            order = bundle.order
-            is_ours = order.checkpoint.url == checkpoint.url
-            if is_ours and order.epoch > epoch:
-                self._unfinalized.append(bundle)
-                continue
-            if is_ours and order.attempt not in failed_attempts:
-                bundle.processor.finalize()
-            self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
-
-    def close(self) -> None:
-        """Tears down all DoFns."""
-        for bundle in self._unfinalized:
-            bundle.processor.discard()
-        self._unfinalized = []
-        self.pool.close()
-
-    def side_table(self, plan: Plan, stage: StagePlan, side: SidePlan) -> SideTable:
-        key = (plan.id, stage.id, side.transform, side.tag)
-        if key not in self._tables:
-            self._tables[key] = SideTable(side, self.context(plan))
-        return self._tables[key]
-
-
-def encode_chunks(chunks: list[bytes]) -> bytes:
-    return b"".join(len(c).to_bytes(8, "little") + c for c in chunks)
-
-
-def decode_chunks(data: bytes) -> list[bytes]:
-    chunks, at = [], 0
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 8], "little")
-        chunks.append(data[at + 8 : at + 8 + length])
-        at += 8 + length
-    return chunks
+from spark_jobs.beam_runner.keyed.state_files import StateWriter
+from spark_jobs.beam_runner.planning.plan import GROUP, KEYED, Plan, StagePlan
 
 
 def run_level(

@@ -10,7 +10,8 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.checkpoint.progress import sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.keyed.state import PANE, TIMER, USER, StateCache
+from spark_jobs.beam_runner.keyed.state import PANE, TIMER, USER
+from spark_jobs.beam_runner.keyed.state_files import StateCache
 from spark_jobs.beam_runner.keyed.timers import TimerId
 from spark_jobs.beam_runner.keyed.user_state import user_key
 

@@ -20,12 +20,13 @@ from spark_jobs.beam_runner.keyed.fixed_panes import FixedPanes
 from spark_jobs.beam_runner.keyed.grouped import runs_by_key
 from spark_jobs.beam_runner.keyed.grouping import PaneDriver
 from spark_jobs.beam_runner.keyed.session_panes import SessionPanes
-from spark_jobs.beam_runner.keyed.state import TIMER, USER, KeyGroup, StateCache
+from spark_jobs.beam_runner.keyed.state import TIMER, USER, KeyGroup
+from spark_jobs.beam_runner.keyed.state_files import StateCache
 from spark_jobs.beam_runner.keyed.timers import TimerService
 from spark_jobs.beam_runner.keyed.values import ValueDecoder
 
 if TYPE_CHECKING:
-    from spark_jobs.beam_runner.bundles.task import EpochOrder
+    from spark_jobs.beam_runner.bundles.order import EpochOrder
 
 LATE_NAMESPACE, LATE_NAME = "beam_runner", "droppedDueToLateness"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel
-from spark_jobs.beam_runner.bundles.task import EpochOrder, Report
+from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.planning.plan import Plan
 
 

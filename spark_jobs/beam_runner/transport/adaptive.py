@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel
-from spark_jobs.beam_runner.bundles.task import EpochOrder, Report
+from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.errors import RunnerError, StepError
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport import Transport

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spark_jobs.beam_runner.bundles.task import Report
+from spark_jobs.beam_runner.bundles.order import Report
 from spark_jobs.beam_runner.errors import WorkerLostError
 
 

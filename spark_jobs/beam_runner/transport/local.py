@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
-from spark_jobs.beam_runner.bundles.task import EpochOrder, Report, Worker, run_level
+from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
+from spark_jobs.beam_runner.bundles.task import run_level
+from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.planning.plan import Plan
 
 

@@ -17,7 +17,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PythonException as PySparkPythonException
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel
-from spark_jobs.beam_runner.bundles.task import EpochOrder, Report, Worker, WorkerWarning
+from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarning
+from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.errors import RunnerError, SessionLostError, StepError, WorkerLostError
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import whole_epoch

@@ -11,7 +11,9 @@ from typing import Any
 from pyspark import TaskContext
 
 from spark_jobs.beam_runner.bundles.exchange import open_parcels
-from spark_jobs.beam_runner.bundles.task import EpochOrder, Worker, WorkerWarning, run_level
+from spark_jobs.beam_runner.bundles.order import EpochOrder, WorkerWarning
+from spark_jobs.beam_runner.bundles.task import run_level
+from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import TaskRun
 

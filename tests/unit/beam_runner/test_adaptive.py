@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spark_jobs.beam_runner.bundles.task import Report
+from spark_jobs.beam_runner.bundles.order import Report
 from spark_jobs.beam_runner.errors import StepError
 from spark_jobs.beam_runner.transport.adaptive import SMALL_IN_A_ROW, AdaptiveTransport
 from tests.faults import counting_job

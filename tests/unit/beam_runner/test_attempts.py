@@ -11,7 +11,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from spark_jobs.beam_runner import SparkRunner
-from spark_jobs.beam_runner.bundles.task import Report
+from spark_jobs.beam_runner.bundles.order import Report
 from spark_jobs.beam_runner.errors import StepError, WorkerLostError
 from spark_jobs.beam_runner.transport.attempts import TaskRun, whole_epoch
 from spark_jobs.beam_runner.transport.local import LocalTransport

@@ -13,16 +13,8 @@ from spark_jobs.beam_runner.checkpoint.manifest import Frame
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.keyed.schedule import Schedule
-from spark_jobs.beam_runner.keyed.state import (
-    ELEMENTS,
-    SNAPSHOT_AFTER_FRAMES,
-    TIMER,
-    TIMES,
-    USER,
-    KeyGroup,
-    StateCache,
-    StateWriter,
-)
+from spark_jobs.beam_runner.keyed.state import ELEMENTS, TIMER, TIMES, USER, KeyGroup
+from spark_jobs.beam_runner.keyed.state_files import SNAPSHOT_AFTER_FRAMES, StateCache, StateWriter
 
 WINDOW = b"window"
 Change = tuple[bytes, bytes | None]

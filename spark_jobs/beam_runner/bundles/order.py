@@ -1,0 +1,63 @@
+"""What the driver tells the tasks of an epoch, and what they tell the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
+from spark_jobs.beam_runner.clock import MIN_US
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """What the driver tells every task of an epoch."""
+
+    epoch: int
+    partitions: int
+    key_groups: int
+    checkpoint: Checkpoint
+    now_us: int
+    groups: dict[str, dict[int, KeyGroupMeta]]
+    input_us: dict[str, int]  # input watermarks after the previous epoch, of stages with state
+    output_us: dict[str, int]
+    waiting_us: dict[str, int]  # stage -> least watermark of its residuals that are not due yet
+    sides: dict[str, tuple[SidePart, ...]]
+    waiting: tuple[Waiting, ...]
+    keep_sides: bool  # later epochs will read what this one adds to side inputs
+    split_after_s: float | None  # restrictions that run longer are cut
+    draining: bool
+    attempt: str  # unique to each run of the epoch
+    failed_attempts: frozenset[str]
+
+    def previous_input_us(self, stage: str) -> int:
+        return self.input_us.get(stage, MIN_US)
+
+
+@dataclass(frozen=True)
+class WorkerWarning:
+    """A Python warning that was issued in a worker's process."""
+
+    message: str
+    category: type[Warning]
+    filename: str
+    lineno: int
+
+
+@dataclass
+class Report:
+    """What a task tells the driver. Its warnings, name and time do not go into the manifest, everything else does."""
+
+    output_us: dict[str, int] = field(default_factory=dict)
+    input_us: dict[str, int] = field(default_factory=dict)
+    groups: dict[tuple[str, int], KeyGroupMeta] = field(default_factory=dict)
+    residuals: list[Residual] = field(default_factory=list)
+    staged: dict[str, list[bytes]] = field(default_factory=dict)
+    sides: dict[str, list[SidePart]] = field(default_factory=dict)
+    waiting: list[Waiting] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
+    metrics: dict[str, list[bytes]] = field(default_factory=dict)
+    process: str = ""  # name of the worker
+    seconds: float = 0.0  # that the task took, without Spark's part
+    wants_finalization: bool = False  # it has DoFns that wait for the commit
+    warnings: list[WorkerWarning] = field(default_factory=list)
