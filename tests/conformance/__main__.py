@@ -42,10 +42,17 @@ def run_suite(suite: Suite, transport: str, mode: str, pattern: str) -> list[Res
             *(f"--conformance-mode={mode}", f"--conformance-report={report}"),
             *(f"--conformance-suite={suite.name}", f"--conformance-test={pattern}", "--pyargs", *suite.arguments()),
         ]
+        path = os.pathsep.join(filter(None, [str(FOLDER / "stand_ins"), os.environ.get("PYTHONPATH", "")]))
         with open(logs / f"{suite.name}-{transport}-{mode}.log", "wb") as log:
             try:
                 code = subprocess.run(
-                    command, cwd=PROJECT, stdout=log, stderr=log, timeout=SUITE_LIMIT_S[transport], check=False
+                    command,
+                    cwd=PROJECT,
+                    env={**os.environ, "PYTHONPATH": path},
+                    stdout=log,
+                    stderr=log,
+                    timeout=SUITE_LIMIT_S[transport],
+                    check=False,
                 ).returncode
                 end = "" if code in (0, 1, 2, 5) else f"exit code {code}"
             except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """pytest plugin: Beam's own test modules with SparkRunner where they would take Beam's default runner.
 
-    python -m pytest -c tests/conformance/beam.ini -p tests.conformance.plugin \\
+    PYTHONPATH=tests/conformance/stand_ins python -m pytest -c tests/conformance/beam.ini -p tests.conformance.plugin \\
         --conformance-transport=local --conformance-mode=batch --conformance-report=build/util.jsonl \\
         --pyargs apache_beam.transforms.util_test
 
@@ -14,9 +14,6 @@ Transport `beam` leaves the runners alone; it shows which tests fail in this env
 from __future__ import annotations
 
 import json
-import sys
-import types
-import unittest.mock
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -217,10 +214,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Some of Beam's modules import the package `mock`, which is the standard library's under its old name.
-    stand_in = types.ModuleType("mock")
-    vars(stand_in).update(vars(unittest.mock), version_info=(5, 2, 0))  # `parameterized` looks at the version
-    sys.modules.setdefault("mock", stand_in)
     config.addinivalue_line("markers", "it_validatesrunner: Beam's marker of the tests that every runner has to pass")
     harness = Harness(
         config.getoption("--conformance-transport"),
