@@ -127,7 +127,10 @@ class ProcessorPool:
 
     def give_back(self, plan_id: str, stage: StagePlan, processor: StageProcessor) -> None:
         with self._lock:
-            self._idle.setdefault((plan_id, stage.id), []).append(processor)
+            if plan_id == self._plan_id:
+                self._idle.setdefault((plan_id, stage.id), []).append(processor)
+                return
+        processor.discard()  # of a pipeline that this process has left
 
     def close(self) -> None:
         """Tears down the idle processors of the current plan."""

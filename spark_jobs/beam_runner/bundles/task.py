@@ -21,7 +21,7 @@ from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, S
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, now_us
 from spark_jobs.beam_runner.keyed.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
 from spark_jobs.beam_runner.keyed.state_files import StateWriter
-from spark_jobs.beam_runner.planning.plan import GROUP, KEYED, Plan, StagePlan
+from spark_jobs.beam_runner.planning.plan import GROUP, Plan, StagePlan
 
 
 def run_level(
@@ -90,15 +90,16 @@ class _LevelRun:
         input_us = min([self.watermarks.get(p, MAX_US) for p in stage.producers], default=MAX_US)
         rows = [self.here.pop((stage.id, index), []) for index in range(len(stage.inputs))]
         sides = self._sides_of(stage)
+        aside_us = MAX_US
         if sides:
-            rows, waiting_us = self._wait_for_sides(stage, rows, sides)
-            input_us = min(input_us, waiting_us)
+            rows, aside_us = self._wait_for_sides(stage, rows, sides)
+            input_us = max(min(input_us, aside_us), order.previous_input_us(stage.id))
         metas = {n: m for n, m in order.groups.get(stage.id, {}).items() if n % order.partitions == self.part}
         due = {n for n, m in metas.items() if self._is_due(m, input_us)}
         hold_us = min([m.hold_us for n, m in metas.items()], default=MAX_US)
         if any(rows) or due:
             hold_us = self._run_bundle(stage, rows, sides, metas, due, input_us)
-        watermark = min(input_us, hold_us, order.waiting_us.get(stage.id, MAX_US))
+        watermark = min(input_us, hold_us, aside_us, order.waiting_us.get(stage.id, MAX_US))
         watermark = max(watermark, order.output_us.get(stage.id, MIN_US))  # never back
         self.watermarks[stage.id] = self.report.output_us[stage.id] = watermark
         if stage.keeps_state:
@@ -132,6 +133,7 @@ class _LevelRun:
                 result, hold_us = self._run_unkeyed(stage, processor, rows), MAX_US
         except BaseException as error:
             processor.discard()
+            self.worker.drivers.pop((self.plan.id, stage.id), None)  # half way through its keys
             order = self.order
             error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
             raise
@@ -223,7 +225,7 @@ class _LevelRun:
                 continue
             self.report.released.append(waiting.file)
             stored = decode_rows(self.order.checkpoint.read(SIDE, waiting.file))
-            if stage.inputs[0].kind == KEYED:
+            if stage.keeps_state:
                 stored = [[row for row in some if row[0] % self.order.partitions == self.part] for some in stored]
             rows = [older + newer for older, newer in zip(stored, rows, strict=True)]
         if not any(rows):
@@ -241,7 +243,7 @@ class _LevelRun:
 
     def _is_mine(self, stage: StagePlan, waiting: Waiting) -> bool:
         """After a change of the number of tasks every task takes its own key groups out of each file."""
-        is_split = stage.inputs[0].kind == KEYED and waiting.partitions != self.order.partitions
+        is_split = stage.keeps_state and waiting.partitions != self.order.partitions
         return is_split or waiting.part % self.order.partitions == self.part
 
     def _keep_residuals(self, stage: StagePlan, result: BundleResult) -> int:

@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms import window
 from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipelines.io.publish import Publish
 from spark_jobs.beam_runner import SparkRunner
@@ -170,7 +170,7 @@ class Slow(beam.DoFn):
         at = tracker.current_restriction().start
         if tracker.try_claim(at):
             yield window.TimestampedValue((element, at), at)
-            tracker.defer_remainder(Duration(0.01))
+            tracker.defer_remainder()
 
 
 def drained(root: Path, after_epoch: int, stop_after: int | None = None, *flags: str) -> Any:

@@ -223,3 +223,19 @@ def test_bounded_side_inputs_of_a_stream_are_complete_before_they_are_seen(tmp_p
 
     run(tmp_path, build)
     assert script_job.rows(tmp_path) == [["only", [0, 1, 2, 3, 4]]]
+
+
+@both_ways
+def test_a_grouping_whose_step_waits_for_a_slow_side_input_keeps_its_keys_apart(tmp_path: Path, run: Run) -> None:
+    """Its input is put aside as a whole; after a restart with more tasks each has to find its own keys in it."""
+
+    def build(p: beam.Pipeline) -> Any:
+        slow = p | "side" >> beam.Create([0]) | "slowly" >> beam.ParDo(Slowly())
+        pairs = p | "main" >> beam.Create([(key, n) for key in "abcdefgh" for n in range(3)])
+        grouped = pairs | beam.GroupByKey()
+        return grouped | "look" >> beam.Map(
+            lambda pair, side: json.dumps([pair[0], sorted(pair[1]), len(side)]).encode(), beam.pvalue.AsList(slow)
+        )
+
+    run(tmp_path, build)
+    assert sorted(script_job.rows(tmp_path)) == [[key, [0, 1, 2], 5] for key in "abcdefgh"]
