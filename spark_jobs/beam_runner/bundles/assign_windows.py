@@ -33,7 +33,7 @@ class AssignWindows(beam_parts.Operation):
     """Gives each element the window of its timestamp; once for each window that it was in, as Beam does."""
 
     def configure(self, windowfn: Any) -> None:
-        self._windows: dict[int, tuple[IntervalWindow]] = {}
+        self._windows: dict[int, IntervalWindow] = {}
         self._offset: int | None = None
         if isinstance(windowfn, FixedWindows):
             self._size, self._offset = micros(windowfn.size), micros(windowfn.offset)
@@ -43,14 +43,14 @@ class AssignWindows(beam_parts.Operation):
     def process(self, value: WindowedValue) -> None:
         at = value.timestamp_micros
         start = at if self._offset is None else at - (at - self._offset) % self._size
-        windows = self._windows.get(start)
-        if windows is None:
+        window = self._windows.get(start)
+        if window is None:
             if len(self._windows) >= _KNOWN_WINDOWS:
                 self._windows.clear()
             end = Timestamp(micros=start + self._size)
-            windows = self._windows[start] = (IntervalWindow(Timestamp(micros=start), end),)
+            window = self._windows[start] = IntervalWindow(Timestamp(micros=start), end)
         for _ in value.windows:
-            self.output(windowed(value.value, at, windows))
+            self.output(windowed(value.value, at, [window]))  # a list, as Beam's WindowInto gives
 
 
 def _build(payload: bytes, factory: Any, **kwargs: Any) -> AssignWindows:
