@@ -58,6 +58,7 @@ __all__ = [
     "common_urns",
     "completed_future",
     "has_teardown",
+    "is_singleton",
     "last_us",
     "monitoring_infos",
     "prepare_proto",
@@ -197,6 +198,12 @@ def timer_domains(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> dict[t
             for family, spec in payload.timer_family_specs.items():
                 domains[transform_id, family] = spec.time_domain
     return domains
+
+
+def is_singleton(view_fn: Any) -> bool:
+    """Whether a side input is looked at through AsSingleton, which Beam tells by nothing but its function."""
+    closure = getattr(view_fn, "__closure__", None) or ()
+    return any("AsSingleton" in getattr(cell.cell_contents, "__qualname__", "") for cell in closure)
 
 
 def restriction_provider(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) -> Any:

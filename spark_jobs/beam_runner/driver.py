@@ -325,7 +325,7 @@ class EpochLoop:
             output_us=output_us,
             groups={s: {n: m for n, m in metas.items() if m != idle_group} for s, metas in groups.items()},
             residuals=tuple(residuals),
-            sides={} if done else self._readable_sides(sides, output_us),
+            sides={} if done else self._readable_sides(sides, output_us, residuals),
             waiting=tuple(waiting),
             staged={label: tuple(items) for label, items in staged.items()},
             metrics={
@@ -337,13 +337,18 @@ class EpochLoop:
         )
 
     def _readable_sides(
-        self, added: dict[str, list[SidePart]], output_us: dict[str, int]
+        self, added: dict[str, list[SidePart]], output_us: dict[str, int], residuals: list[Residual]
     ) -> dict[str, tuple[SidePart, ...]]:
-        """All parts that an element may still look at: not those of windows that all readers have left behind."""
+        """All parts that an element may still look at: not those of windows that all readers have left behind.
+
+        A restriction's outputs move on while its element stays in its window: it keeps all parts.
+        """
+        open_steps = {residual.transform for residual in residuals}
         seen_until: dict[str, int] = {}
         for stage in self._plan.stages:
             for side in stage.sides:
-                left_us = output_us.get(stage.id, MIN_US) - side.lateness_us
+                is_open = not open_steps.isdisjoint(stage.transforms)
+                left_us = MIN_US if is_open else output_us.get(stage.id, MIN_US) - side.lateness_us
                 seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
         parts = {
             label: tuple(

@@ -205,3 +205,19 @@ def test_side_windows_are_forgotten_when_no_element_can_ask_for_them(whole: Stag
     root = Checkpoint(f"{whole.root}/checkpoint").root
     live = sum(p.stat().st_size for p in root.rglob("*") if p.name in manifest.live_files())
     assert live < 10 * size
+
+
+def test_a_list_of_a_keyed_aggregate_keeps_the_other_keys_when_one_fires_again(stage: Stage) -> None:
+    """A pane holds the keys that fired, no others: none of them may be taken for the whole window."""
+    side_script = [step(at(1, ("a", 1)), at(2, ("b", 10)), watermark=12), step(at(3, ("a", 2)), watermark=13)]
+    main_script = [step(), step(), step(at(5, ("m", 0)), watermark=6), step()]
+
+    def build(p: beam.Pipeline) -> None:
+        windowed = beam.WindowInto(FixedWindows(10), allowed_lateness=100)
+        sums = p | "side" >> Script(side_script) | "side windows" >> windowed | beam.CombinePerKey(sum)
+        main = p | "main" >> Script(main_script) | "main windows" >> beam.WindowInto(FixedWindows(10))
+        stage.collect(main | beam.Map(lambda pair, side: (pair[0], sorted(side)), AsList(sums | beam.Values())))
+
+    stage.play(build)
+    ((_, seen),) = stage.values()
+    assert 10 in seen

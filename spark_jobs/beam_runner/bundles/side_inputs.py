@@ -15,7 +15,7 @@ from apache_beam.coders import coder_impl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.pvalue import SideInputData
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns
+from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns, is_singleton
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.planning.plan import SidePlan
 
@@ -26,8 +26,8 @@ _COUNT = struct.Struct(">i")
 class SideTable:
     """One side input of one ParDo: its elements by window and key.
 
-    Of a collection that fires more than once for a window, the latest pane is seen, as the model has it: for each key
-    where elements are pairs, else for the window.
+    Of a collection that fires more than once for a window, AsSingleton sees the latest pane. The other views see all
+    panes in their order, so AsDict the latest value of each key: a pane may hold a few of the window's keys only.
     """
 
     def __init__(self, plan: SidePlan, context: PipelineContext) -> None:
@@ -35,7 +35,7 @@ class SideTable:
         coder = context.coders[plan.coder]
         element = coder.wrapped_value_coder
         self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
-        self._by_pane = plan.unbounded
+        self._by_pane = plan.unbounded and is_singleton(data.view_fn)
         self._key_impl = element.key_coder().get_impl() if self._keyed or element.is_kv_coder() else None
         self._value_impl = (element.value_coder() if self._keyed else element).get_impl()
         self._windowed_impl = coder.get_impl()

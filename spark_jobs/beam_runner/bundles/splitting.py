@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from types import TracebackType
@@ -12,6 +13,8 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.bundles.operations import InputOperation
+
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
 _REST_AFTER_S = 5.0  # without a bundle to look after, the thread ends
@@ -41,7 +44,12 @@ class Splitter:
         """Splits if it is time to."""
         began = self._operation.began
         if began is not None and time.monotonic() - began >= self._share_s:
-            split = self._operation.receivers[0].try_split(0.0)
+            try:
+                split = self._operation.receivers[0].try_split(0.0)
+            except Exception:  # of the user's tracker: the bundle goes on uncut, and others are still looked after
+                _log.warning("A restriction could not be split.", exc_info=True)
+                self._share_s = float("inf")
+                return
             if split is not None:
                 self.residuals += split[1]
 

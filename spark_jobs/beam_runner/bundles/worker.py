@@ -54,6 +54,11 @@ class Worker:
 
     def begin(self, plan: Plan, order: EpochOrder) -> None:
         """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
+        for bundle in [
+            b for b in self._unfinalized if b.order.epoch == order.epoch and b.order.attempt != order.attempt
+        ]:
+            self._unfinalized.remove(bundle)  # of an attempt that came to nothing, such as an epoch that found nothing
+            self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
         self.committed(order.checkpoint, order.epoch - 1, order.failed_attempts)
         self.cache.forget_stale(order.checkpoint, order.groups)
         self._tables = {key: table for key, table in self._tables.items() if key[0] == plan.id}
