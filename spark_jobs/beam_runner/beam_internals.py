@@ -32,7 +32,7 @@ from apache_beam.runners.portability.fn_api_runner.translations import Stage, Tr
 from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.runners.worker import bundle_processor, operation_specs, operations
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
-from apache_beam.runners.worker.sdk_worker import CachingStateHandler, _Future
+from apache_beam.runners.worker.sdk_worker import CachingStateHandler
 from apache_beam.transforms.core import CombineFn, DoFn, Windowing
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.utils import proto_utils
@@ -56,7 +56,6 @@ __all__ = [
     "TransformContext",
     "bundle_processor",
     "common_urns",
-    "completed_future",
     "has_teardown",
     "is_singleton",
     "last_us",
@@ -165,11 +164,6 @@ def register_element_operation(urn: str, build: Any) -> None:
 
 def window_fn(strategy: beam_runner_api_pb2.WindowingStrategy, context: PipelineContext) -> Any:
     return Windowing.from_runner_api(strategy, context).windowfn
-
-
-def completed_future() -> Any:
-    """The already resolved future that Beam's state API expects from a write."""
-    return _Future.done()
 
 
 def last_us(window: Any) -> int:

@@ -27,3 +27,8 @@ def now_us() -> int:
 def whole_millis(at_us: int) -> int:
     """Microseconds cut to milliseconds, towards zero: all that Beam's windowed value coder keeps of a time."""
     return at_us // 1000 * 1000 if at_us >= 0 else -(-at_us // 1000 * 1000)
+
+
+def expiry_us(end_us: int, lateness_us: int) -> int:
+    """The watermark at which the state of what ends at `end_us` may go: one past its end and the allowed lateness."""
+    return min(MAX_US, end_us + lateness_us + 1)

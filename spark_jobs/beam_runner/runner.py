@@ -68,8 +68,9 @@ class SparkRunner(PipelineRunner):
         plan = self.plan(pipeline, options)
         if flags.explain:
             manifest = last_manifest(flags.checkpoint) if flags.checkpoint else None
-            text = plan.explain(flags.explain)
-            if manifest is not None:
+            if manifest is None:
+                text = plan.explain(flags.explain)
+            else:
                 text = with_changes(plan, compare(manifest, plan), flags.explain)
             sys.stdout.write(text + "\n")
             return FnApiRunnerResult(PipelineState.DONE, {})

@@ -50,7 +50,7 @@ def slice_length(size: int) -> int:
     return size
 
 
-class _Forever(RestrictionProvider):
+class Forever(RestrictionProvider):
     def initial_restriction(self, element: int) -> OffsetRange:
         return OffsetRange(0, 2**62)
 
@@ -71,7 +71,7 @@ class Count(beam.DoFn):
     def process(
         self,
         source: int,
-        tracker: Any = beam.DoFn.RestrictionParam(_Forever()),
+        tracker: Any = beam.DoFn.RestrictionParam(Forever()),
         watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
     ) -> Iterator[Any]:
         index = tracker.current_restriction().start

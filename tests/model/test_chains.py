@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.coders import VarIntCoder
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.pvalue import AsDict, AsList
 from apache_beam.transforms.core import RestrictionProvider
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.userstate import CombiningValueStateSpec
 from apache_beam.transforms.window import FixedWindows, Sessions, SlidingWindows
 
+from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, on_spark
 
@@ -28,27 +27,6 @@ class Total(beam.DoFn):
     def process(self, pair: Pair, total: Any = beam.DoFn.StateParam(SUM)) -> Iterator[Pair]:
         total.add(pair[1])
         yield pair[0], total.read()
-
-
-class AtTheEnd(beam.DoFn):
-    """Buffers a window's values; at its end emits their sum."""
-
-    BAG = BagStateSpec("bag", VarIntCoder())
-    END = TimerSpec("end", TimeDomain.WATERMARK)
-
-    def process(
-        self,
-        pair: Pair,
-        window: Any = beam.DoFn.WindowParam,
-        bag: Any = beam.DoFn.StateParam(BAG),
-        end: Any = beam.DoFn.TimerParam(END),
-    ) -> None:
-        bag.add(pair[1])
-        end.set(window.max_timestamp())
-
-    @on_timer(END)
-    def ended(self, key: Any = beam.DoFn.KeyParam, bag: Any = beam.DoFn.StateParam(BAG)) -> Iterator[Pair]:
-        yield key, sum(bag.read())
 
 
 SCRIPT = [

@@ -14,6 +14,7 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
+from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, Step, at, step
 from tests.model.stream import Build, Stage, on_spark
 
@@ -95,24 +96,6 @@ def test_a_timer_in_the_past_fires_at_once(stage: Stage) -> None:
 
 
 def test_timers_are_per_window(stage: Stage) -> None:
-    class AtTheEnd(beam.DoFn):
-        BAG = BagStateSpec("bag", VarIntCoder())
-        END = TimerSpec("end", TimeDomain.WATERMARK)
-
-        def process(
-            self,
-            pair: Pair,
-            window: Any = beam.DoFn.WindowParam,
-            bag: Any = beam.DoFn.StateParam(BAG),
-            end: Any = beam.DoFn.TimerParam(END),
-        ) -> None:
-            bag.add(pair[1])
-            end.set(window.max_timestamp())
-
-        @on_timer(END)
-        def ended(self, key: Any = beam.DoFn.KeyParam, bag: Any = beam.DoFn.StateParam(BAG)) -> Iterator[Pair]:
-            yield key, sum(bag.read())
-
     script = [
         step(at(1, ("a", 1)), at(11, ("a", 2)), watermark=5),
         step(at(3, ("a", 4)), at(25, ("a", 8)), watermark=10),

@@ -11,20 +11,19 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from apache_beam.transforms.trigger import AccumulationMode, BatchGlobalTriggerDriver
-from apache_beam.transforms.window import TimestampCombiner
+from apache_beam.transforms.trigger import BatchGlobalTriggerDriver
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros, whole_millis
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import read_block
+from spark_jobs.beam_runner.keyed.panes import DriverlessPanes
 from spark_jobs.beam_runner.keyed.state import ELEMENTS, PANE, KeyGroup
-from spark_jobs.beam_runner.keyed.values import Part, ValueDecoder, joined
+from spark_jobs.beam_runner.keyed.values import Part, joined
 
 _HEAD = struct.Struct("<qqqIQ")  # hold, next event time, next processing time; panes fired, elements kept
 _KNOWN_WINDOWS = 10_000  # decoded windows kept at hand
-COMBINERS = {TimestampCombiner.OUTPUT_AT_EARLIEST: min, TimestampCombiner.OUTPUT_AT_LATEST: max}  # else: the window
 _ON_TIME = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
 _FIRST_BUT_LATE = PaneInfo(True, False, PaneInfoTiming.LATE, 0, 0)
 
@@ -43,20 +42,14 @@ class _Window(NamedTuple):
     expiry: int  # state goes when the watermark reaches this
 
 
-class FixedPanes:
-    """Takes one key group of a grouping through an epoch: elements at the old watermark, then time moves on."""
+class FixedPanes(DriverlessPanes):
+    """Of windows that do not merge."""
 
     def __init__(self, windowing: Any, key_impl: Any, value_coder: Any) -> None:
-        self._window_impl = windowing.windowfn.get_window_coder().get_impl()
-        self._decode_key = key_impl.decode_nested
-        self._decoder = ValueDecoder(value_coder)
-        self._lateness = micros(windowing.allowed_lateness)
-        self._accumulates = windowing.accumulation_mode == AccumulationMode.ACCUMULATING
+        super().__init__(windowing, key_impl, value_coder)
         self._is_default = windowing.is_default()
-        self._combine: Any = COMBINERS.get(windowing.timestamp_combiner)
         self._windows: dict[bytes, _Window] = {}
         self._holds: dict[tuple[bytes, bytes], int] = {}  # of what arrived, for combiners that look at timestamps
-        self.dropped = 0
 
     def run(
         self, group: KeyGroup, blocks: Iterable[bytes], old_us: int, new_us: int, _now_us: int
@@ -203,6 +196,6 @@ class FixedPanes:
             end = micros(window.end)
             last = last_us(window)
             known = self._windows[name] = _Window(
-                name, window, end, last, last + self._lateness, min(MAX_US, end + self._lateness + 1)
+                name, window, end, last, last + self._lateness, expiry_us(end, self._lateness)
             )
         return known

@@ -18,7 +18,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.beam_internals import last_us
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, micros, whole_millis
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import runs_by_key
 from spark_jobs.beam_runner.keyed.state import PANE, TIMES, KeyGroup
 from spark_jobs.beam_runner.keyed.values import ValueDecoder
@@ -81,7 +81,7 @@ class PaneStore:
 
     def expiry_us(self, window: Any) -> int:
         """The watermark at which a window's state may go: one past its end and the allowed lateness."""
-        return min(MAX_US, micros(window.end) + self.lateness_us + 1)
+        return expiry_us(micros(window.end), self.lateness_us)
 
     @staticmethod
     def windows(state: Any) -> dict[Any, list[Any]]:

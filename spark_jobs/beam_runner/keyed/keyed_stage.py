@@ -15,7 +15,7 @@ from spark_jobs.beam_runner.beam_internals import last_us, monitoring_infos
 from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, expiry_us, micros
 from spark_jobs.beam_runner.keyed.fixed_panes import FixedPanes
 from spark_jobs.beam_runner.keyed.grouped import runs_by_key
 from spark_jobs.beam_runner.keyed.grouping import PaneDriver
@@ -126,7 +126,7 @@ def _collect_windows(group: KeyGroup, window_impl: Any, lateness_us: int, waterm
     for window in group.take_fresh_windows():
         if group.table(USER, window):  # else it is the timers' table, whose keys name their windows
             end_us = micros(window_impl.decode_nested(window).max_timestamp())
-            group.expiries.set(window, min(MAX_US, end_us + lateness_us + 1))
+            group.expiries.set(window, expiry_us(end_us, lateness_us))
     for window in group.expiries.take_due(watermark_us):
         group.drop_window(USER, window)
     if watermark_us >= MAX_US:

@@ -10,20 +10,18 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import Any
 
-from apache_beam.transforms.trigger import AccumulationMode
 from apache_beam.transforms.window import IntervalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedValue
 from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us, start_us
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, micros, whole_millis
-from spark_jobs.beam_runner.keyed.fixed_panes import COMBINERS
+from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, expiry_us, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import read_block
+from spark_jobs.beam_runner.keyed.panes import DriverlessPanes
 from spark_jobs.beam_runner.keyed.state import PANE, TIMES, KeyGroup
-from spark_jobs.beam_runner.keyed.values import Part, ValueDecoder, joined
+from spark_jobs.beam_runner.keyed.values import Part, joined
 
 _SESSION = struct.Struct("<qqqIQI")  # start, end, hold, panes fired, elements kept, bytes of elements
 _NO_HOLD = MAX_US
@@ -39,17 +37,8 @@ class _Session:
         self.arrived = arrived
 
 
-class SessionPanes:
-    """Takes one key group of a grouping through an epoch: elements at the old watermark, then time moves on."""
-
-    def __init__(self, windowing: Any, key_impl: Any, value_coder: Any) -> None:
-        self._window_impl = windowing.windowfn.get_window_coder().get_impl()
-        self._decode_key = key_impl.decode_nested
-        self._decoder = ValueDecoder(value_coder)
-        self._lateness = micros(windowing.allowed_lateness)
-        self._accumulates = windowing.accumulation_mode == AccumulationMode.ACCUMULATING
-        self._combine: Any = COMBINERS.get(windowing.timestamp_combiner)
-        self.dropped = 0
+class SessionPanes(DriverlessPanes):
+    """Of sessions."""
 
     def run(
         self, group: KeyGroup, blocks: Iterable[bytes], old_us: int, new_us: int, _now_us: int
@@ -136,7 +125,7 @@ class SessionPanes:
         return value
 
     def _expiry(self, session: _Session) -> int:
-        return min(MAX_US, session.end + self._lateness + 1)
+        return expiry_us(session.end, self._lateness)
 
     # ---- state
     def _encode(self, sessions: list[_Session], new_us: int) -> bytes:

@@ -26,6 +26,19 @@ def _io_stage(name: str, urn: str, payload: bytes, follows: Iterable[Stage], lik
     )
 
 
+def _write_stage(name: str, buffer: bytes, source: str, like: Stage) -> Stage:
+    write = _io_stage(name, bundle_processor.DATA_OUTPUT_URN, buffer, (), like, inputs={"in": source})
+    write.downstream_side_inputs = frozenset()
+    return write
+
+
+def _write_and_read(name: str, buffer: bytes, source: str, output: str, like: Stage) -> Iterator[Stage]:
+    """Two stages with a buffer between them, where fusion stops."""
+    write = _write_stage(name + "/Write", buffer, source, like)
+    yield write
+    yield _io_stage(name + "/Read", bundle_processor.DATA_INPUT_URN, buffer, (write,), like, outputs={"out": output})
+
+
 def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
     """RESHUFFLE -> a write and a read of one buffer: fusion stops there and elements are spread over the tasks."""
     pcollections = context.components.pcollections
@@ -45,12 +58,7 @@ def expand_reshuffle(stages: Iterable[Stage], context: TransformContext) -> Iter
         pcollections[output].coder_id = pcollections[source].coder_id = pcollections[kept].coder_id
         name = transform.unique_name
         buffer = translations.create_buffer_id(name, kind=RESHUFFLE_BUFFER)
-        write = _io_stage(name + "/Write", bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": source})
-        write.downstream_side_inputs = frozenset()
-        yield write
-        yield _io_stage(
-            name + "/Read", bundle_processor.DATA_INPUT_URN, buffer, (write,), stage, outputs={"out": output}
-        )
+        yield from _write_and_read(name, buffer, source, output, stage)
 
 
 def _is_kv(pcoll: str, context: TransformContext) -> bool:
@@ -68,9 +76,7 @@ def expand_publish(stages: Iterable[Stage], _context: TransformContext) -> Itera
         source = translations.only_element(transform.inputs.values())
         name = transform.unique_name
         buffer = translations.create_buffer_id(name, kind=PUBLISH_BUFFER)
-        write = _io_stage(name, bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": source})
-        write.downstream_side_inputs = frozenset()
-        yield write
+        yield _write_stage(name, buffer, source, stage)
 
 
 def begin_stages_that_wait(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
@@ -86,6 +92,11 @@ def begin_stages_that_wait(stages: Iterable[Stage], context: TransformContext) -
 
 def is_unbounded(components: Any, pcoll: str) -> bool:
     return bool(components.pcollections[pcoll].is_bounded == beam_runner_api_pb2.IsBounded.UNBOUNDED)
+
+
+def windowing_of(components: Any, pcoll: str) -> Any:
+    """beam_runner_api_pb2.WindowingStrategy of a collection."""
+    return components.windowing_strategies[components.pcollections[pcoll].windowing_strategy_id]
 
 
 def expand_test_stream(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
@@ -105,18 +116,9 @@ def expand_test_stream(stages: Iterable[Stage], context: TransformContext) -> It
             played = f"{output}_played"
             pcollections[played].CopyFrom(pcollections[output])
             pcollections[played].unique_name = played
-            script, buffer = (
-                translations.create_buffer_id(name, kind=SCRIPT_BUFFER),
-                translations.create_buffer_id(name),
-            )
+            script = translations.create_buffer_id(name, kind=SCRIPT_BUFFER)
             yield _io_stage(name, bundle_processor.DATA_INPUT_URN, script, (), stage, outputs={"out": played})
-            write = _io_stage(
-                name + "/Write", bundle_processor.DATA_OUTPUT_URN, buffer, (), stage, inputs={"in": played}
-            )
-            yield write
-            yield _io_stage(
-                name + "/Read", bundle_processor.DATA_INPUT_URN, buffer, (write,), stage, outputs={"out": output}
-            )
+            yield from _write_and_read(name, translations.create_buffer_id(name), played, output, stage)
 
 
 def lift_combiners_that_keep_timestamps(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
@@ -131,9 +133,7 @@ def lift_combiners_that_keep_timestamps(stages: Iterable[Stage], context: Transf
             yield stage
             continue
         source = translations.only_element(list(transform.inputs.values()))
-        windowing = context.components.windowing_strategies[
-            context.components.pcollections[source].windowing_strategy_id
-        ]
+        windowing = windowing_of(context.components, source)
         if windowing.output_time == beam_runner_api_pb2.OutputTime.END_OF_WINDOW:
             yield from translations.lift_combiners([stage], context)
             continue

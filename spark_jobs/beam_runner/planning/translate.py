@@ -117,15 +117,14 @@ def _refuse_unsupported(proto: Any) -> None:
 
 
 def _keeps_state(transform: Any) -> bool:
-    if transform.spec.urn != common_urns.primitives.PAR_DO.urn:
+    if transform.spec.urn not in translations.PAR_DO_URNS:
         return False
     payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
     return bool(payload.state_specs or payload.timer_family_specs)
 
 
 def _merges(components: Any, pcoll: str) -> bool:
-    windowing = components.windowing_strategies[components.pcollections[pcoll].windowing_strategy_id]
-    return bool(windowing.merge_status == beam_runner_api_pb2.MergeStatus.NEEDS_MERGE)
+    return bool(phases.windowing_of(components, pcoll).merge_status == beam_runner_api_pb2.MergeStatus.NEEDS_MERGE)
 
 
 class _Translation:
@@ -191,10 +190,8 @@ class _Translation:
                 if kind == "group":
                     return str(self.components.transforms[name].unique_name)
         for transform in stage.transforms:
-            if transform.spec.urn in translations.PAR_DO_URNS:
-                payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
-                if payload.state_specs or payload.timer_family_specs:
-                    return str(transform.unique_name)
+            if _keeps_state(transform):
+                return str(transform.unique_name)
         read = {pcoll for t in stage.transforms if t.spec.urn == _READ for pcoll in t.outputs.values()}
         first = [t.unique_name for t in stage.transforms if read & set(t.inputs.values())]
         return str(min(first or [t.unique_name for t in stage.transforms]))
@@ -277,7 +274,7 @@ class _Translation:
             source = self._grouped_collection(transform.spec.payload)
             grouped_coder = self.context.data_channel_coders[source]
             windowing = self.components.pcollections[source].windowing_strategy_id
-            layout = self._layout(windowing)
+            layout = self._layout(source)
         spec = InputSpec(kind, self.context.data_channel_coders[pcoll], windowing, grouped_coder, layout)
         return InputPlan(transform.unique_name, kind, producers), spec
 
@@ -285,16 +282,16 @@ class _Translation:
         _, name = translations.split_buffer_id(buffer)
         return str(translations.only_element(self.components.transforms[name].inputs.values()))
 
-    def _layout(self, windowing: str) -> grouped.Layout:
-        strategy = self.components.windowing_strategies[windowing]
-        return grouped.fast_path(strategy, self.components) or grouped.WINDOWED
+    def _layout(self, pcoll: str) -> grouped.Layout:
+        windowing = phases.windowing_of(self.components, pcoll)
+        return grouped.fast_path(windowing, self.components) or grouped.WINDOWED
 
     def _output(self, transform: Any) -> OutputSpec:
         pcoll = translations.only_element(transform.inputs.values())
         buffer = transform.spec.payload
         layout = grouped.WINDOWED
         if any(kind == GROUP for _, _, kind in self.readers.get(buffer, ())):
-            layout = self._layout(self.components.pcollections[self._grouped_collection(buffer)].windowing_strategy_id)
+            layout = self._layout(self._grouped_collection(buffer))
         targets = [
             Target(kind, edge=(self.ids[stage], i), layout=layout) for stage, i, kind in self.readers.get(buffer, ())
         ]
@@ -313,6 +310,7 @@ class _Translation:
             pcoll = transform.inputs[tag]
             writers = self.writers.get(translations.create_buffer_id(pcoll), [])
             unbounded = phases.is_unbounded(self.components, pcoll)
+            trigger = phases.windowing_of(self.components, pcoll).trigger.WhichOneof("trigger")
             plans.append(
                 SidePlan(
                     transform=transform.unique_name,
@@ -323,14 +321,11 @@ class _Translation:
                     producers=tuple(sorted({self.ids[w] for w in writers})),
                     unbounded=unbounded,
                     waits=unbounded and transform.spec.urn in phases.WAITS_FOR_SIDES,
-                    triggered=unbounded and self._windowing(pcoll).trigger.WhichOneof("trigger") != "default",
-                    lateness_us=1000 * self._windowing(main).allowed_lateness,
+                    triggered=unbounded and trigger != "default",
+                    lateness_us=1000 * phases.windowing_of(self.components, main).allowed_lateness,
                 )
             )
         return plans
-
-    def _windowing(self, pcoll: str) -> Any:
-        return self.components.windowing_strategies[self.components.pcollections[pcoll].windowing_strategy_id]
 
     # ---- what keyed state depends on
     def _state_format(self, stage: Stage, spec: InputSpec) -> str:

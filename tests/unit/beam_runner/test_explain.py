@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, IMPULSE, KEYED, SHUFFLE, Plan
 from tests.faults import counting_job
+from tests.unit.beam_runner import hash_seeds
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -77,17 +75,7 @@ def test_the_plan_reads_so(form: str, file: str) -> None:
 
 def test_json_and_text_do_not_depend_on_the_hash_seed() -> None:
     code = "from tests.unit.beam_runner.test_explain import plan; print(plan().explain('json'), plan().explain())"
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for seed in ("0", "1", "2", "3")
-    }
-    assert len(seen) == 1
+    assert len(hash_seeds.outputs(code, 4)) == 1
 
 
 def explained(capsys: pytest.CaptureFixture[str], *flags: str, publish: bool = True) -> tuple[str, Any]:

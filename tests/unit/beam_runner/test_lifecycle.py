@@ -11,12 +11,11 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.restriction_trackers import OffsetRange
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms import window
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipelines.io.publish import Publish
@@ -112,17 +111,6 @@ def test_dofns_of_a_bundle_that_failed_are_torn_down(tmp_path: Path) -> None:
     assert torn_down(tmp_path / "log", "local", [1, -1])
 
 
-class Endless(RestrictionProvider):
-    def initial_restriction(self, element: int) -> OffsetRange:
-        return OffsetRange(0, 2**40)
-
-    def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
-        return OffsetRestrictionTracker(restriction)
-
-    def restriction_size(self, element: int, restriction: OffsetRange) -> int:
-        return int(restriction.size())
-
-
 class NeverDefers(beam.DoFn):
     """Goes on as long as it may claim."""
 
@@ -130,7 +118,7 @@ class NeverDefers(beam.DoFn):
     def process(
         self,
         element: int,
-        tracker: Any = beam.DoFn.RestrictionParam(Endless()),
+        tracker: Any = beam.DoFn.RestrictionParam(counting_job.Forever()),
         watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
     ) -> Iterator[Any]:
         at = tracker.current_restriction().start
@@ -157,7 +145,7 @@ def test_restrictions_that_never_defer_are_cut_share_the_time_and_lose_nothing(t
         assert sum(who == element for who, _ in rows) >= 5 * 5  # 5 epochs of 100 ms, 5 ms a claim, with a wide margin
 
 
-class Truncated(Endless):
+class Truncated(counting_job.Forever):
     def truncate(self, element: int, restriction: OffsetRange) -> OffsetRange | None:
         return OffsetRange(restriction.start, restriction.start + 3) if element == 1 else None
 

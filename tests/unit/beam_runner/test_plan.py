@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +16,7 @@ from spark_jobs.beam_runner.beam_internals import prepare_proto
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.planning.plan import GROUP, IMPULSE, KEYED, SHUFFLE, Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
+from tests.unit.beam_runner import hash_seeds
 
 
 class Remember(beam.DoFn):
@@ -110,16 +108,6 @@ print(sorted((s.id, s.level, s.state_format) for s in plan.stages if s.keeps_sta
 
 
 def test_names_of_stages_with_state_do_not_depend_on_the_hash_seed() -> None:
-    """Beam's optimiser iterates over sets."""
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", PRINT_PLAN],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for seed in ("0", "1", "2")
-    }
+    seen = hash_seeds.outputs(PRINT_PLAN, 3)
     assert len(seen) == 1
     assert "remember" in seen.pop()

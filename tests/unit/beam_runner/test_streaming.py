@@ -296,7 +296,7 @@ class Straggling(beam.DoFn):
     def process(
         self,
         _: Any,
-        tracker: Any = beam.DoFn.RestrictionParam(counting_job._Forever()),
+        tracker: Any = beam.DoFn.RestrictionParam(counting_job.Forever()),
         watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
     ) -> Iterator[Any]:
         index = tracker.current_restriction().start

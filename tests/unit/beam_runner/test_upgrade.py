@@ -120,7 +120,7 @@ class Ends(counting_job.Count):
     def process(
         self,
         source: int,
-        tracker: Any = beam.DoFn.RestrictionParam(counting_job._Forever()),
+        tracker: Any = beam.DoFn.RestrictionParam(counting_job.Forever()),
     ) -> Iterator[Any]:
         index = tracker.current_restriction().start
         if index >= self.available:

@@ -9,14 +9,14 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.restriction_trackers import OffsetRange
 from apache_beam.testing import test_stream
 from apache_beam.transforms import trigger, userstate, window
-from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import TimestampedValue as At
 
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import Manifest
+from tests.faults import counting_job
 from tests.unit.beam_runner import script_job
 
 Run = Callable[[Path, script_job.Build], object]
@@ -191,15 +191,9 @@ def test_elements_of_windows_that_all_have_left_are_dropped_from_the_checkpoint(
     assert sum(map(len, kept.values())) <= 2
 
 
-class Five(RestrictionProvider):
+class Five(counting_job.Forever):
     def initial_restriction(self, element: int) -> OffsetRange:
         return OffsetRange(0, 5)
-
-    def create_tracker(self, restriction: OffsetRange) -> OffsetRestrictionTracker:
-        return OffsetRestrictionTracker(restriction)
-
-    def restriction_size(self, element: int, restriction: OffsetRange) -> int:
-        return int(restriction.size())
 
 
 class Slowly(beam.DoFn):
