@@ -72,9 +72,8 @@ def _ready_at(sides: list[Side]) -> Callable[[Any], int | None]:
 
     def ready_at(main_window: Any) -> int | None:
         if main_window not in known:
-            known[main_window] = max(
-                (end for side in sides if (end := _end_if_not_ready(side, main_window))), default=None
-            )
+            ends = [_end_if_not_ready(side, main_window) for side in sides]
+            known[main_window] = max((end for end in ends if end is not None), default=None)
         return known[main_window]
 
     return ready_at

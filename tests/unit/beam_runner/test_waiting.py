@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
@@ -13,7 +15,9 @@ from apache_beam.io.restriction_trackers import OffsetRange
 from apache_beam.testing import test_stream
 from apache_beam.transforms import trigger, userstate, window
 from apache_beam.transforms.window import TimestampedValue as At
+from apache_beam.utils.timestamp import Timestamp
 
+from spark_jobs.beam_runner.bundles.waiting import Side, _ready_at
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from tests.faults import counting_job
@@ -233,3 +237,13 @@ def test_a_grouping_whose_step_waits_for_a_slow_side_input_keeps_its_keys_apart(
 
     run(tmp_path, build)
     assert sorted(script_job.rows(tmp_path)) == [[key, [0, 1, 2], 5] for key in "abcdefgh"]
+
+
+def test_a_window_that_ends_at_the_beginning_of_1970_is_waited_for_too() -> None:
+    class Table:
+        def window_for(self, main_window: Any) -> Any:
+            return window.IntervalWindow(Timestamp(micros=-9), Timestamp(micros=1))
+
+    side = Side(SimpleNamespace(triggered=False), Table(), watermark_us=-5, is_new=False)  # type: ignore[arg-type]
+    assert _ready_at([side])(window.GlobalWindow()) == 0
+    assert _ready_at([replace(side, watermark_us=1)])(window.GlobalWindow()) is None
