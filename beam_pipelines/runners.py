@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -49,13 +50,18 @@ def make_runner(plan: RunnerPlan) -> tuple[Any, PipelineOptions]:
     flags = list(plan.beam_options)
     if plan.name is RunnerName.SPARK:
         # Imported here: the other runners work without Spark.
-        from spark_jobs.beam_runner import SparkRunner
+        from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
+        from spark_jobs.shipping import is_local
 
         flags += [f"--tasks={plan.parallelism}"]
         if plan.streaming:
             flags += ["--streaming", f"--checkpoint={plan.checkpoint}"]
             flags += ["--until_idle"] if plan.until_idle else []
-        return SparkRunner(on_epoch=plan.on_epoch), _options(flags)
+        options = _options(flags)
+        master = options.view_as(SparkRunnerOptions).spark_master
+        if master and not is_local(master):  # the runner ships itself only
+            options = _options([*flags, f"--py_files={Path(__file__).parent}"])
+        return SparkRunner(on_epoch=plan.on_epoch), options
     if plan.name is RunnerName.DIRECT:
         # Beam's DirectRunner tries Prism first, a binary that it downloads; its in-memory runner needs nothing.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner

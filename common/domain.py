@@ -276,7 +276,7 @@ def _reference(section: Section, repo: Path) -> Reference:
     reference = Reference(
         section.string("name"),
         section.string("key"),
-        repo / section.string("file"),
+        (repo / section.string("file")).absolute(),  # workers of a cluster have another working folder
         section.strings("columns", required=True),
     )
     section.refuse_unread()

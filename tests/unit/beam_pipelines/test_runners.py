@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+import beam_pipelines
 from beam_pipelines.cli.run import Runner
 from beam_pipelines.runners import RunnerName, RunnerPlan, make_runner
 from common.errors import ConfigError
@@ -68,3 +71,16 @@ def test_an_option_that_nobody_knows_is_refused(flags: tuple[str, ...]) -> None:
     """Beam would drop it without a word."""
     with pytest.raises(ConfigError, match=flags[0].strip("-").partition("=")[0]):
         make_runner(RunnerPlan(RunnerName.SPARK, streaming=False, beam_options=flags))
+
+
+def test_workers_of_a_cluster_get_the_pipelines() -> None:
+    """They have neither the project nor its working folder; on a local master they import what the driver does."""
+
+    def shipped(master: str) -> list[str]:
+        plan = RunnerPlan(
+            RunnerName.SPARK, streaming=False, beam_options=(f"--spark_master={master}", "--py_files=x.py")
+        )
+        return make_runner(plan)[1].view_as(SparkRunnerOptions).py_files
+
+    assert shipped("local[2]") == ["x.py"]
+    assert shipped("spark://head:7077") == ["x.py", str(Path(beam_pipelines.__file__).parent)]
