@@ -74,7 +74,7 @@ class EpochLoop:
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
         self._streaming, self._split_after_s = streaming, split_after_s
-        self._failed_attempts: set[str] = set()
+        self._committed: frozenset[str] = frozenset()  # bundles of the last epoch that waited for its commit
         self._drain = threading.Event()
         if drain:
             self._drain.set()
@@ -198,8 +198,10 @@ class EpochLoop:
         self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
         self.manifest = manifest
         self._publish(manifest)
-        if processes := {report.process for report in reports if report.wants_finalization}:
-            self._transport.committed(order, processes)
+        bundles = {report.awaits_commit: report.process for report in reports if report.awaits_commit}
+        self._committed = frozenset(bundles)
+        if bundles:
+            self._transport.committed(bundles)
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
             live = manifest.live_files() | files_to_roll_back(self._checkpoint)
             self._checkpoint.collect_garbage(manifest.epoch, live)
@@ -216,7 +218,6 @@ class EpochLoop:
             try:
                 return self._transport.run(self._plan, order, first_level, parcels)
             except BaseException as error:
-                self._failed_attempts.add(order.attempt)
                 if not isinstance(error, WorkerLostError) or attempt >= self._epoch_attempts:
                     raise
                 _log.warning(
@@ -227,7 +228,7 @@ class EpochLoop:
                     error.message,
                 )
                 attempt += 1
-                order = replace(order, attempt=uuid.uuid4().hex, failed_attempts=frozenset(self._failed_attempts))
+                order = replace(order, attempt=uuid.uuid4().hex)
 
     def _order(self, rest: list[Residual], now: int) -> EpochOrder:
         last = self.manifest
@@ -251,7 +252,7 @@ class EpochLoop:
             split_after_s=self._split_after_s,
             draining=self._draining,
             attempt=uuid.uuid4().hex,
-            failed_attempts=frozenset(self._failed_attempts),
+            committed=self._committed,
         )
 
     def _first_parcels(

@@ -185,7 +185,7 @@ def test_the_last_pane_is_there_if_it_has_something_new(stage: Stage, mode: Any,
 
 
 def test_what_a_count_that_is_not_repeated_waits_for_is_dropped(stage: Stage) -> None:
-    """Beam's `test_after_count`: "never emitted due to AfterCount(3) never firing". Such triggers are allowed by name."""
+    """Beam's `test_after_count` wants it. Such triggers have to be allowed by name."""
     stage.play(grouping(stage, one_by_one(2), AfterCount(3)), UNSAFE)
     assert contents(stage) == []
 

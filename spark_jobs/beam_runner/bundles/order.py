@@ -28,7 +28,7 @@ class EpochOrder:
     split_after_s: float | None  # restrictions that run longer are cut
     draining: bool
     attempt: str  # unique to each run of the epoch
-    failed_attempts: frozenset[str]
+    committed: frozenset[str]  # the last epoch's bundles that waited for its commit, by the reports' ids
 
     def previous_input_us(self, stage: str) -> int:
         return self.input_us.get(stage, MIN_US)
@@ -59,5 +59,5 @@ class Report:
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
     process: str = ""  # name of the worker
     seconds: float = 0.0  # that the task took, without Spark's part
-    wants_finalization: bool = False  # it has DoFns that wait for the commit
+    awaits_commit: str = ""  # id of this run's bundles with DoFns that wait for the commit; "" = there are none
     warnings: list[WorkerWarning] = field(default_factory=list)

@@ -47,6 +47,7 @@ class _LevelRun:
                 self.outbox.blocks[part][edge] += rows
         self.watermarks = dict(inbox.watermarks)
         self.sides = inbox.sides
+        self.id = uuid.uuid4().hex  # another attempt of the task has another
         self.report = Report(process=worker.name)
         self.state_writer = StateWriter(order.checkpoint, worker.cache, order.epoch)
         self.times: dict[tuple[str, int], tuple[int, int, int]] = {}
@@ -68,7 +69,7 @@ class _LevelRun:
         }
         if self.unfinalized:
             self.worker.finalize_after_commit(self.unfinalized)
-            self.report.wants_finalization = True
+            self.report.awaits_commit = self.id
         return parcels, self.report
 
     def _side_part(self, chunks: SideChunks) -> SidePart:
@@ -140,7 +141,7 @@ class _LevelRun:
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
         if result.wants_finalization:
-            self.unfinalized.append(Unfinalized(self.order, self.plan.id, stage, processor))
+            self.unfinalized.append(Unfinalized(self.id, self.order.attempt, self.plan.id, stage, processor))
         else:
             self.worker.pool.give_back(self.plan.id, stage, processor)
         return hold_us

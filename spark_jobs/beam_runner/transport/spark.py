@@ -10,7 +10,7 @@ import logging
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from py4j.protocol import Py4JJavaError
@@ -66,9 +66,9 @@ class SparkTransport:
             rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
         return rdd
 
-    def committed(self, order: EpochOrder, processes: set[str]) -> None:
-        message = (order.checkpoint, order.epoch, order.failed_attempts)
-        self._tell_workers(processes, lambda worker: worker.committed(*message))
+    def committed(self, bundles: Mapping[str, str]) -> None:
+        committed = frozenset(bundles)
+        self._tell_workers(set(bundles.values()), lambda worker: worker.finalize(committed))
 
     def _tell_workers(self, processes: set[str], tell: Callable[[Worker], None]) -> None:
         """Spark does not place a task in a process: a task for each, and again if one got two of them."""
