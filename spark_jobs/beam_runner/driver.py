@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -22,6 +22,7 @@ from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
+from spark_jobs.beam_runner.bundles.compaction import Fold, parts_to_fold
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
@@ -80,6 +81,7 @@ class EpochLoop:
             self._drain.set()
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
         self._draining = False
+        self._folded: dict[str, frozenset[str]] = {}  # live part of a side input -> those that were folded to it
         self._epoch_attempts = epoch_attempts
         self._stop = threading.Event()
         self._script_end_us = now_us()
@@ -190,7 +192,7 @@ class EpochLoop:
         order = self._order(rest, now)
         first_level, parcels = self._first_parcels(due, event, order)
         reports = self._run_levels(order, first_level, parcels)
-        manifest = self._next_manifest(rest, reports)
+        manifest = self._next_manifest(order, rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
             return False
@@ -247,6 +249,8 @@ class EpochLoop:
             output_us=last.output_us,
             waiting_us=waiting,
             sides=last.sides,
+            folds=self._folds() if self._streaming else {},
+            folded=self._folded,
             waiting=last.waiting,
             keep_sides=self._streaming,
             split_after_s=self._split_after_s,
@@ -285,17 +289,27 @@ class EpochLoop:
         skipped = {s.id: self.manifest.output_us.get(s.id, MIN_US) for s in self._plan.stages if s.level < first}
         return first, {p: Parcel(p, dict(rows[p]), skipped, {}) for p in range(partitions)}
 
-    def _next_manifest(self, rest: list[Residual], reports: list[Report]) -> Manifest:
+    def _folds(self) -> dict[str, Fold]:
+        last = self.manifest
+        live = {part.name for parts in last.sides.values() for part in parts}
+        self._folded = {name: others for name, others in self._folded.items() if name in live}
+        left_us = self._left_us(last.output_us, last.residuals)
+        runs = {label: parts_to_fold(parts, self._transport.partitions) for label, parts in last.sides.items()}
+        return {label: Fold(run, left_us.get(label, MIN_US)) for label, run in runs.items() if run}
+
+    def _next_manifest(self, order: EpochOrder, rest: list[Residual], reports: list[Report]) -> Manifest:
         last = self.manifest
         output_us: dict[str, int] = {}
         input_us: dict[str, int] = {}
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
         metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
-        sides: dict[str, list[SidePart]] = defaultdict(list)
+        sides = {label: list(parts) for label, parts in last.sides.items()}
         released: set[str] = set()
         waiting: list[Waiting] = []
         residuals = list(rest)
+        for label, folded in ((label, parts) for report in reports for label, parts in report.folded.items()):
+            self._fold(sides[label], order.folds[label].parts, folded)
         for report in reports:
             for stage, watermark in report.output_us.items():
                 output_us[stage] = min(watermark, output_us.get(stage, watermark))
@@ -306,7 +320,7 @@ class EpochLoop:
             for label, items in report.staged.items():
                 staged[label] += items
             for label, parts in report.sides.items():
-                sides[label] += parts
+                sides.setdefault(label, []).extend(parts)
             released.update(report.released)
             waiting += report.waiting
             for stage, infos in report.metrics.items():
@@ -337,12 +351,27 @@ class EpochLoop:
             done=done,
         )
 
-    def _readable_sides(
-        self, added: dict[str, list[SidePart]], output_us: dict[str, int], residuals: list[Residual]
-    ) -> dict[str, tuple[SidePart, ...]]:
-        """All parts that an element may still look at: not those of windows that all readers have left behind.
+    def _fold(self, parts: list[SidePart], run: tuple[SidePart, ...], folded: list[SidePart]) -> None:
+        """Puts a fold of the newest parts in their place."""
+        parts[-len(run) :] = folded
+        if len({part.end_us for part in (*run, *folded)}) == 1:  # else it may have left out windows that are over
+            self._folded[folded[0].name] = frozenset(part.name for part in run)
 
-        A restriction's outputs move on while its element stays in its window: it keeps all parts.
+    def _readable_sides(
+        self, sides: dict[str, list[SidePart]], output_us: dict[str, int], residuals: list[Residual]
+    ) -> dict[str, tuple[SidePart, ...]]:
+        """All parts that an element may still look at: not those of windows that all readers have left behind."""
+        left_us = self._left_us(output_us, residuals)
+        kept = {
+            label: tuple(part for part in parts if part.end_us >= left_us.get(label, MIN_US))
+            for label, parts in sides.items()
+        }
+        return {label: parts for label, parts in kept.items() if parts}
+
+    def _left_us(self, output_us: Mapping[str, int], residuals: Iterable[Residual]) -> dict[str, int]:
+        """Side input -> the time before which no element looks at it.
+
+        A restriction's outputs move on while its element stays in its window: it may look at all.
         """
         open_steps = {residual.transform for residual in residuals}
         seen_until: dict[str, int] = {}
@@ -351,15 +380,7 @@ class EpochLoop:
                 is_open = not open_steps.isdisjoint(stage.transforms)
                 left_us = MIN_US if is_open else output_us.get(stage.id, MIN_US) - side.lateness_us
                 seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
-        parts = {
-            label: tuple(
-                part
-                for part in (*self.manifest.sides.get(label, ()), *added.get(label, ()))
-                if part.end_us >= seen_until.get(label, MIN_US)
-            )
-            for label in {*self.manifest.sides, *added}
-        }
-        return {label: some for label, some in parts.items() if some}
+        return seen_until
 
     # ---- publishing
     def _publish(self, manifest: Manifest) -> None:

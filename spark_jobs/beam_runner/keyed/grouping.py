@@ -38,14 +38,24 @@ class _Clock:
 
 
 class _TriggerDriver(trigger.GeneralTriggerDriver):
-    """Beam's, which also notes how many of a window's elements have been in a pane."""
+    """Beam's, which also notes how many of a window's elements have been in a pane.
 
+    It counts panes by a list of as many ones, which in the global window grows for ever. Here the list holds their sum.
+    """
+
+    INDEX = trigger._CombiningValueStateTag("index", sum)
+    NONSPECULATIVE_INDEX = trigger._CombiningValueStateTag("nonspeculative_index", sum)
     FIRED = trigger._CombiningValueStateTag("fired", sum)
 
     def _output(self, window: Any, finished: bool, state: Any, *rest: Any) -> WindowedValue:
         pane = super()._output(window, finished, state, *rest)
-        state.clear_state(window, self.FIRED)
-        state.add_state(window, self.FIRED, len(state.get_state(window, self.ELEMENTS)))
+        for tag, count in (
+            (self.INDEX, pane.pane_info.index + 1),
+            (self.NONSPECULATIVE_INDEX, pane.pane_info.nonspeculative_index + 1),
+            (self.FIRED, len(state.get_state(window, self.ELEMENTS))),
+        ):
+            state.clear_state(window, tag)
+            state.add_state(window, tag, count)
         return pane
 
     def closing_pane(self, window: Any, state: Any) -> WindowedValue | None:

@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.bundles.order import Report
+from spark_jobs.beam_runner.bundles.task import run_level
 from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.errors import StepError, WorkerLostError
 from spark_jobs.beam_runner.transport import local
@@ -108,7 +109,7 @@ def test_of_two_attempts_of_a_task_the_committed_one_is_finalised(
 ) -> None:
     """As Spark has it with speculation or a retry: two workers did the same, the report of one of them counts."""
     HEARD.clear()
-    run_level, losers = local.run_level, defaultdict[str, Worker](Worker)
+    losers = defaultdict[str, Worker](Worker)
 
     def run_twice(worker: Worker, *rest: Any) -> Any:
         run_level(losers[worker.name], *rest)
