@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
-from spark_jobs.beam_runner.bundles.compaction import Fold, parts_to_fold
+from spark_jobs.beam_runner.bundles.compaction import parts_to_fold
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
@@ -289,13 +289,12 @@ class EpochLoop:
         skipped = {s.id: self.manifest.output_us.get(s.id, MIN_US) for s in self._plan.stages if s.level < first}
         return first, {p: Parcel(p, dict(rows[p]), skipped, {}) for p in range(partitions)}
 
-    def _folds(self) -> dict[str, Fold]:
+    def _folds(self) -> dict[str, tuple[SidePart, ...]]:
         last = self.manifest
         live = {part.name for parts in last.sides.values() for part in parts}
         self._folded = {name: others for name, others in self._folded.items() if name in live}
-        left_us = self._left_us(last.output_us, last.residuals)
         runs = {label: parts_to_fold(parts, self._transport.partitions) for label, parts in last.sides.items()}
-        return {label: Fold(run, left_us.get(label, MIN_US)) for label, run in runs.items() if run}
+        return {label: run for label, run in runs.items() if run}
 
     def _next_manifest(self, order: EpochOrder, rest: list[Residual], reports: list[Report]) -> Manifest:
         last = self.manifest
@@ -308,8 +307,10 @@ class EpochLoop:
         released: set[str] = set()
         waiting: list[Waiting] = []
         residuals = list(rest)
-        for label, folded in ((label, parts) for report in reports for label, parts in report.folded.items()):
-            self._fold(sides[label], order.folds[label].parts, folded)
+        for label, part in ((label, part) for report in reports for label, part in report.folded.items()):
+            run = order.folds[label]
+            sides[label][-len(run) :] = [part]
+            self._folded[part.name] = frozenset(other.name for other in run)
         for report in reports:
             for stage, watermark in report.output_us.items():
                 output_us[stage] = min(watermark, output_us.get(stage, watermark))
@@ -351,27 +352,12 @@ class EpochLoop:
             done=done,
         )
 
-    def _fold(self, parts: list[SidePart], run: tuple[SidePart, ...], folded: list[SidePart]) -> None:
-        """Puts a fold of the newest parts in their place."""
-        parts[-len(run) :] = folded
-        if len({part.end_us for part in (*run, *folded)}) == 1:  # else it may have left out windows that are over
-            self._folded[folded[0].name] = frozenset(part.name for part in run)
-
     def _readable_sides(
         self, sides: dict[str, list[SidePart]], output_us: dict[str, int], residuals: list[Residual]
     ) -> dict[str, tuple[SidePart, ...]]:
-        """All parts that an element may still look at: not those of windows that all readers have left behind."""
-        left_us = self._left_us(output_us, residuals)
-        kept = {
-            label: tuple(part for part in parts if part.end_us >= left_us.get(label, MIN_US))
-            for label, parts in sides.items()
-        }
-        return {label: parts for label, parts in kept.items() if parts}
+        """All parts that an element may still look at: not those of windows that all readers have left behind.
 
-    def _left_us(self, output_us: Mapping[str, int], residuals: Iterable[Residual]) -> dict[str, int]:
-        """Side input -> the time before which no element looks at it.
-
-        A restriction's outputs move on while its element stays in its window: it may look at all.
+        A restriction's outputs move on while its element stays in its window: it keeps all parts.
         """
         open_steps = {residual.transform for residual in residuals}
         seen_until: dict[str, int] = {}
@@ -380,7 +366,11 @@ class EpochLoop:
                 is_open = not open_steps.isdisjoint(stage.transforms)
                 left_us = MIN_US if is_open else output_us.get(stage.id, MIN_US) - side.lateness_us
                 seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
-        return seen_until
+        kept = {
+            label: tuple(part for part in parts if part.end_us >= seen_until.get(label, MIN_US))
+            for label, parts in sides.items()
+        }
+        return {label: parts for label, parts in kept.items() if parts}
 
     # ---- publishing
     def _publish(self, manifest: Manifest) -> None:

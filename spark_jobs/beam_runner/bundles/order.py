@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spark_jobs.beam_runner.bundles.compaction import Fold
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.clock import MIN_US
@@ -24,7 +23,7 @@ class EpochOrder:
     output_us: dict[str, int]
     waiting_us: dict[str, int]  # stage -> least watermark of its residuals that are not due yet
     sides: dict[str, tuple[SidePart, ...]]
-    folds: dict[str, Fold]  # what to fold in this epoch, by side input
+    folds: dict[str, tuple[SidePart, ...]]  # newest parts of side inputs that become one in this epoch
     folded: dict[str, frozenset[str]]  # part -> names of those that were folded to it
     waiting: tuple[Waiting, ...]
     keep_sides: bool  # later epochs will read what this one adds to side inputs
@@ -57,7 +56,7 @@ class Report:
     residuals: list[Residual] = field(default_factory=list)
     staged: dict[str, list[bytes]] = field(default_factory=dict)
     sides: dict[str, list[SidePart]] = field(default_factory=dict)
-    folded: dict[str, list[SidePart]] = field(default_factory=dict)  # outcome of the order's folds, one part or none
+    folded: dict[str, SidePart] = field(default_factory=dict)  # what the order's folds became
     waiting: list[Waiting] = field(default_factory=list)
     released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
     metrics: dict[str, list[bytes]] = field(default_factory=dict)

@@ -36,7 +36,7 @@ class SideTable:
         element = coder.wrapped_value_coder
         self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
         self._by_pane = plan.unbounded and is_singleton(data.view_fn)
-        self._by_key = data.view_fn is dict
+        self._by_key = data.view_fn is dict and element.is_kv_coder()
         self._key_impl = element.key_coder().get_impl() if self._keyed or self._by_key else None
         self._elements = 0
         self._value_impl = (element.value_coder() if self._keyed else element).get_impl()

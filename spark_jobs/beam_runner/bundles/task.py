@@ -218,7 +218,7 @@ class _LevelRun:
         return decode_chunks(self.order.checkpoint.read(SIDE, part.name))
 
     def _fold_sides(self) -> None:
-        for label, work in self.order.folds.items():
+        for label, parts in self.order.folds.items():
             if key_group(label.encode(), self.order.partitions) != self.part:
                 continue
             readers = [
@@ -227,9 +227,8 @@ class _LevelRun:
                 for side in stage.sides
                 if side.label == label
             ]
-            chunks = (chunk for part in work.parts for chunk in self._chunks(part))
-            left = fold(readers, chunks, work.left_us)
-            self.report.folded[label] = [self._side_part(left)] if left.chunks else []
+            seen = fold(readers, (chunk for part in parts for chunk in self._chunks(part)))
+            self.report.folded[label] = self._side_part(SideChunks([seen], max(part.end_us for part in parts)))
 
     def _wait_for_sides(
         self, stage: StagePlan, rows: list[list[Row]], sides: list[Side]
