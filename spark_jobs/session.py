@@ -32,7 +32,7 @@ def spark_session(
     """
     from pyspark.sql import SparkSession
 
-    active = SparkSession.getActiveSession()
+    active = active_session()
     if active is not None:
         return active
     master, conf = master or f"local[{cores or os.cpu_count() or 2}]", conf or {}
@@ -64,6 +64,13 @@ def spark_session(
     if not is_local(master):
         ship_own_packages(session.sparkContext)
     return session
+
+
+def active_session() -> SparkSession | None:
+    """The session that this process has, if any."""
+    from pyspark.sql import SparkSession
+
+    return SparkSession.getActiveSession()
 
 
 def is_on_loopback(master: str) -> bool:

@@ -22,6 +22,7 @@ from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
 from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
+from spark_jobs.beam_runner.bundles.compaction import parts_to_fold
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
@@ -74,12 +75,13 @@ class EpochLoop:
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
         self._streaming, self._split_after_s = streaming, split_after_s
-        self._failed_attempts: set[str] = set()
+        self._committed: frozenset[str] = frozenset()  # bundles of the last epoch that waited for its commit
         self._drain = threading.Event()
         if drain:
             self._drain.set()
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
         self._draining = False
+        self._folded: dict[str, frozenset[str]] = {}  # live part of a side input -> those that were folded to it
         self._epoch_attempts = epoch_attempts
         self._stop = threading.Event()
         self._script_end_us = now_us()
@@ -190,7 +192,7 @@ class EpochLoop:
         order = self._order(rest, now)
         first_level, parcels = self._first_parcels(due, event, order)
         reports = self._run_levels(order, first_level, parcels)
-        manifest = self._next_manifest(rest, reports)
+        manifest = self._next_manifest(order, rest, reports)
         if last.epoch >= 0 and _same_position(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
             return False
@@ -198,8 +200,10 @@ class EpochLoop:
         self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
         self.manifest = manifest
         self._publish(manifest)
-        if processes := {report.process for report in reports if report.wants_finalization}:
-            self._transport.committed(order, processes)
+        bundles = {report.awaits_commit: report.process for report in reports if report.awaits_commit}
+        self._committed = frozenset(bundles)
+        if bundles:
+            self._transport.committed(bundles)
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
             live = manifest.live_files() | files_to_roll_back(self._checkpoint)
             self._checkpoint.collect_garbage(manifest.epoch, live)
@@ -216,7 +220,6 @@ class EpochLoop:
             try:
                 return self._transport.run(self._plan, order, first_level, parcels)
             except BaseException as error:
-                self._failed_attempts.add(order.attempt)
                 if not isinstance(error, WorkerLostError) or attempt >= self._epoch_attempts:
                     raise
                 _log.warning(
@@ -227,7 +230,7 @@ class EpochLoop:
                     error.message,
                 )
                 attempt += 1
-                order = replace(order, attempt=uuid.uuid4().hex, failed_attempts=frozenset(self._failed_attempts))
+                order = replace(order, attempt=uuid.uuid4().hex)
 
     def _order(self, rest: list[Residual], now: int) -> EpochOrder:
         last = self.manifest
@@ -246,12 +249,14 @@ class EpochLoop:
             output_us=last.output_us,
             waiting_us=waiting,
             sides=last.sides,
+            folds=self._folds() if self._streaming else {},
+            folded=self._folded,
             waiting=last.waiting,
             keep_sides=self._streaming,
             split_after_s=self._split_after_s,
             draining=self._draining,
             attempt=uuid.uuid4().hex,
-            failed_attempts=frozenset(self._failed_attempts),
+            committed=self._committed,
         )
 
     def _first_parcels(
@@ -284,17 +289,28 @@ class EpochLoop:
         skipped = {s.id: self.manifest.output_us.get(s.id, MIN_US) for s in self._plan.stages if s.level < first}
         return first, {p: Parcel(p, dict(rows[p]), skipped, {}) for p in range(partitions)}
 
-    def _next_manifest(self, rest: list[Residual], reports: list[Report]) -> Manifest:
+    def _folds(self) -> dict[str, tuple[SidePart, ...]]:
+        last = self.manifest
+        live = {part.name for parts in last.sides.values() for part in parts}
+        self._folded = {name: others for name, others in self._folded.items() if name in live}
+        runs = {label: parts_to_fold(parts, self._transport.partitions) for label, parts in last.sides.items()}
+        return {label: run for label, run in runs.items() if run}
+
+    def _next_manifest(self, order: EpochOrder, rest: list[Residual], reports: list[Report]) -> Manifest:
         last = self.manifest
         output_us: dict[str, int] = {}
         input_us: dict[str, int] = {}
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
         metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
-        sides: dict[str, list[SidePart]] = defaultdict(list)
+        sides = {label: list(parts) for label, parts in last.sides.items()}
         released: set[str] = set()
         waiting: list[Waiting] = []
         residuals = list(rest)
+        for label, part in ((label, part) for report in reports for label, part in report.folded.items()):
+            run = order.folds[label]
+            sides[label][-len(run) :] = [part]
+            self._folded[part.name] = frozenset(other.name for other in run)
         for report in reports:
             for stage, watermark in report.output_us.items():
                 output_us[stage] = min(watermark, output_us.get(stage, watermark))
@@ -305,7 +321,7 @@ class EpochLoop:
             for label, items in report.staged.items():
                 staged[label] += items
             for label, parts in report.sides.items():
-                sides[label] += parts
+                sides.setdefault(label, []).extend(parts)
             released.update(report.released)
             waiting += report.waiting
             for stage, infos in report.metrics.items():
@@ -337,7 +353,7 @@ class EpochLoop:
         )
 
     def _readable_sides(
-        self, added: dict[str, list[SidePart]], output_us: dict[str, int], residuals: list[Residual]
+        self, sides: dict[str, list[SidePart]], output_us: dict[str, int], residuals: list[Residual]
     ) -> dict[str, tuple[SidePart, ...]]:
         """All parts that an element may still look at: not those of windows that all readers have left behind.
 
@@ -350,15 +366,11 @@ class EpochLoop:
                 is_open = not open_steps.isdisjoint(stage.transforms)
                 left_us = MIN_US if is_open else output_us.get(stage.id, MIN_US) - side.lateness_us
                 seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
-        parts = {
-            label: tuple(
-                part
-                for part in (*self.manifest.sides.get(label, ()), *added.get(label, ()))
-                if part.end_us >= seen_until.get(label, MIN_US)
-            )
-            for label in {*self.manifest.sides, *added}
+        kept = {
+            label: tuple(part for part in parts if part.end_us >= seen_until.get(label, MIN_US))
+            for label, parts in sides.items()
         }
-        return {label: some for label, some in parts.items() if some}
+        return {label: parts for label, parts in kept.items() if parts}
 
     # ---- publishing
     def _publish(self, manifest: Manifest) -> None:

@@ -6,6 +6,11 @@ from typing import ClassVar
 
 from common.errors import PipelineError
 
+MORE_MEMORY = (
+    "more --tasks, so that each holds less at a time; or more memory for each: fewer cores on a machine, or a larger "
+    "spark.executor.pyspark.memory if it is set"
+)
+
 
 class RunnerError(PipelineError):
     """Base of the runner's errors. `hint` is the way out."""
@@ -56,7 +61,7 @@ class StepError(RunnerError):
     CODE = "step_failed"
 
     def __init__(self, message: str, worker_traceback: str) -> None:
-        super().__init__(message)
+        super().__init__(message, hint=MORE_MEMORY if "MemoryError" in message else None)
         self.worker_traceback = worker_traceback
         self.add_note(worker_traceback)
 

@@ -77,7 +77,7 @@ class SparkRunner(PipelineRunner):
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
-            self._transport(flags, has_teardown(pipeline), streaming=streaming),
+            self._transport(flags, plan, has_teardown(pipeline), streaming=streaming),
             Checkpoint(root),
             key_groups=flags.key_groups,
             streaming=streaming,
@@ -94,19 +94,19 @@ class SparkRunner(PipelineRunner):
             result.wait_until_finish()
         return result
 
-    def _transport(self, flags: Any, has_teardown: bool, *, streaming: bool) -> Transport:
+    def _transport(self, flags: Any, plan: Plan, has_teardown: bool, *, streaming: bool) -> Transport:
         if flags.transport == "local":
             return LocalTransport(flags.tasks or 2)
         # Imported here: the local transport works without Spark.
         from spark_jobs.beam_runner.transport.adaptive import AdaptiveTransport
         from spark_jobs.beam_runner.transport.spark import SparkTransport
-        from spark_jobs.session import is_on_loopback, spark_session
+        from spark_jobs.session import active_session, spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
-        if streaming and not flags.checkpoint and flags.spark_master and not is_on_loopback(flags.spark_master):
-            raise RunnerError(
-                f"A stream on {flags.spark_master} has no --checkpoint that its workers could share.",
-                hint="--checkpoint=<a folder that the driver and all workers see at the same path>",
+        self._spark = self._spark or active_session()
+        if not flags.checkpoint:
+            _require_one_machine(
+                self._spark.sparkContext.master if self._spark else flags.spark_master, plan, streaming
             )
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
@@ -120,6 +120,20 @@ class SparkRunner(PipelineRunner):
         if limit_ms is None:
             limit_ms = DRIVER_EPOCHS_BELOW_MS if is_local(context.master) else 0
         return AdaptiveTransport(transport, limit_ms / 1000) if streaming and limit_ms else transport
+
+
+def _require_one_machine(master: str | None, plan: Plan, streaming: bool) -> None:
+    """Refuses what needs files that all workers see. Those of a batch are side inputs, if they are not small."""
+    from spark_jobs.session import is_on_loopback
+
+    readers = [side.transform for stage in plan.stages for side in stage.sides]
+    if master is None or is_on_loopback(master) or not (streaming or readers):
+        return
+    what = "A stream" if streaming else f"A batch with side inputs (read by {', '.join(sorted(set(readers)))})"
+    raise RunnerError(
+        f"{what} on {master} has no --checkpoint that its workers could share.",
+        hint="--checkpoint=<a folder that the driver and all workers see at the same path, or gs://bucket/path>",
+    )
 
 
 class SparkRunnerResult(FnApiRunnerResult):

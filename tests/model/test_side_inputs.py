@@ -7,12 +7,14 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.pvalue import AsDict, AsIter, AsList, AsSingleton
+from apache_beam.pvalue import AsDict, AsIter, AsList, AsMultiMap, AsSingleton
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 
+from spark_jobs.beam_runner.bundles import compaction
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
-from spark_jobs.beam_runner.checkpoint.progress import last_manifest
+from spark_jobs.beam_runner.checkpoint.manifest import SidePart
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest, manifest_of
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, on_spark
 
@@ -176,6 +178,81 @@ def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:
 
     stage.play(build)
     assert stage.values() == [("a", 1, 10), ("a", 2, 20)]
+
+
+UPDATES = 20
+
+
+def each_update(p: beam.Pipeline) -> Any:
+    """(k0, 0), (k1, 1), (k2, 2), (k0, 3) .. in the global window, one an epoch."""
+    updates = [step(at(n, (f"k{n % 3}", n)), watermark=n) for n in range(UPDATES)]
+    return (
+        p
+        | "updates" >> Script(updates)
+        | "each"
+        >> beam.WindowInto(
+            GlobalWindows(), trigger=Repeatedly(AfterCount(1)), accumulation_mode=AccumulationMode.DISCARDING
+        )
+    )
+
+
+@on_spark
+def test_what_views_see_survives_that_their_side_inputs_are_folded(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MOST_PARTS", 1)
+
+    def build(p: beam.Pipeline) -> None:
+        updates = each_update(p)
+        newest = updates | beam.Values() | "newest" >> beam.CombineGlobally(max).without_defaults()
+        pair = newest | "pair" >> beam.Map(lambda n: (f"k{n % 3}", n)).with_output_types(tuple[str, int])
+        last, every, both = (updates | name >> beam.CombinePerKey(max) for name in ("last", "every", "both"))
+        main = p | "main" >> Script([step(at(n, ("m", n)), watermark=n) for n in range(UPDATES)])
+        stage.collect(main | "1" >> beam.Map(lambda m, x: (m[1], x), AsSingleton(newest)), "newest")
+        stage.collect(main | "0" >> beam.Map(lambda m, x: (m[1], x), AsSingleton(pair)), "pair")
+        stage.collect(main | "2" >> beam.Map(lambda m, x: (m[1], x), AsDict(last)), "last")
+        stage.collect(main | "3" >> beam.Map(lambda m, x: (m[1], x), AsList(every)), "every")
+        stage.collect(main | "4" >> beam.Map(lambda m, x: (m[1], list(x["k0"])), AsMultiMap(both)), "both")
+        stage.collect(main | "5" >> beam.Map(lambda m, x: (m[1], x), AsDict(both)), "both, last")
+
+    stage.play(build)
+    so_far = [[(f"k{n % 3}", n) for n in range(m + 1)] for m in range(UPDATES)]
+    assert stage.values("newest") == [(m, m) for m in range(UPDATES)]
+    assert stage.values("pair") == [(m, (f"k{m % 3}", m)) for m in range(UPDATES)]
+    assert stage.values("last") == [(m, dict(so_far[m])) for m in range(UPDATES)]
+    assert stage.values("every") == [(m, sorted(so_far[m])) for m in range(UPDATES)]
+    assert stage.values("both") == [(m, list(range(0, m + 1, 3))) for m in range(UPDATES)]
+    assert stage.values("both, last") == stage.values("last")
+    for sides in kept_sides(stage):
+        assert all(len(parts) <= 6 for parts in sides.values())
+        sizes = {label.partition("/")[0]: sum(part.size_bytes for part in parts) for label, parts in sides.items()}
+        assert sizes["newest"] <= sizes["every"] / 2  # 1 and up to 3 updates, of 10 and more
+        assert sizes["last"] <= sizes["every"] * 0.7  # 3 keys and up to 3 updates
+
+
+def kept_sides(stage: Stage) -> list[dict[str, tuple[SidePart, ...]]]:
+    """What the manifests that are left keep of side inputs, but for the one of the stream's end."""
+    checkpoint = Checkpoint(f"{stage.root}/checkpoint")
+    return [manifest_of(checkpoint, epoch).sides for epoch in checkpoint.epochs()[:-1]]
+
+
+def test_folded_parts_keep_the_windows_that_are_open_and_few_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main is six windows behind."""
+    monkeypatch.setattr(compaction, "MOST_PARTS", 1)
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> Script([step(at(n, ("s", n)), watermark=n + 1) for n in range(24)])
+        main = p | "main" >> Script([step()] * 6 + [step(at(n, ("m", n)), watermark=n + 1) for n in range(24)])
+        side, main = (pairs | f"{n}" >> beam.WindowInto(FixedWindows(1)) for n, pairs in enumerate((side, main)))
+        stage.collect(main | beam.Map(with_side, AsList(side | beam.Values())))
+
+    stage.play(build)
+    assert stage.values() == [("m", n, [n]) for n in range(24)]
+    for sides in kept_sides(stage):
+        ((_, parts),) = sides.items()
+        assert sum(part.size_bytes for part in parts) < 12 * 32  # elements of 24 bytes, in files of 8 more
 
 
 def test_side_windows_are_forgotten_when_no_element_can_ask_for_them(whole: Stage) -> None:

@@ -162,13 +162,85 @@ def test_a_count_is_at_least_that_many(whole: Stage) -> None:
     assert all(len(values) >= 2 for _, values in contents(whole))
 
 
-@pytest.mark.xfail(strict=True, reason="beam#20165: no closing pane; the rest of a window is lost when it expires")
 def test_what_a_trigger_has_not_fired_comes_when_the_window_expires(stage: Stage) -> None:
     """`ClosingBehavior.FIRE_IF_NON_EMPTY`, the default; "Repeatedly will .. pick up whatever is left at GC"."""
     script = [*one_by_one(3), step(watermark=30), step()]
     stage.play(grouping(stage, script, Repeatedly(AfterCount(2)), lateness=5))
     assert contents(stage) == [(1, [1, 2]), (3, [3])]
     assert stage.outs()[1].last
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"), [(DISCARDING, [[1, 2], [3]]), (ACCUMULATING, [[1, 2], [1, 2, 3]])], ids=["discarding", "all"]
+)
+def test_the_last_pane_is_there_if_it_has_something_new(stage: Stage, mode: Any, values: list[list[int]]) -> None:
+    trigger = Repeatedly(AfterCount(2))
+    script = [step(at(1, ("k", 1)), at(1, ("old", 1))), step(at(1, ("k", 2)), at(1, ("old", 2))), step(at(1, ("k", 3)))]
+    stage.play(grouping(stage, script, trigger, mode))
+    assert [(o.value[1], o.timing, o.index, o.last) for o in stage.outs() if o.value[0] == "k"] == [
+        (values[0], "EARLY", 0, False),
+        (values[1], "ON_TIME", 1, True),
+    ]
+    assert [o.value for o in stage.outs() if o.value[0] == "old"] == [("old", [1, 2])]
+
+
+def test_what_a_count_that_is_not_repeated_waits_for_is_dropped(stage: Stage) -> None:
+    """Beam's `test_after_count` wants it. Such triggers have to be allowed by name."""
+    stage.play(grouping(stage, one_by_one(2), AfterCount(3)), UNSAFE)
+    assert contents(stage) == []
+
+
+HOUR = AfterProcessingTime(3600)
+
+
+WAITS_AN_HOUR = {  # trigger -> the panes of 1, 2, 3
+    "repeated": (Repeatedly(HOUR), [[1, 2, 3]]),
+    "once": (HOUR, [[1, 2, 3]]),
+    "or a count": (Repeatedly(AfterAny(HOUR, AfterCount(2))), [[1, 2], [3]]),
+    "or a count, once": (AfterAny(HOUR, AfterCount(9)), [[1, 2, 3]]),
+    "after a count": (AfterEach(AfterCount(1), HOUR), [[1], [2, 3]]),
+    "and a count": (AfterAll(HOUR, AfterCount(3)), [[1, 2, 3]]),
+    "at last": (OrFinally(Repeatedly(AfterCount(2)), HOUR), [[1, 2], [3]]),
+    "early": (AfterWatermark(early=HOUR), [[1, 2, 3]]),
+}
+
+
+@on_spark
+@pytest.mark.parametrize("window", [FixedWindows(10), GlobalWindows(), Sessions(10)], ids=lambda w: type(w).__name__)
+def test_what_waits_for_a_clock_comes_when_the_window_ends(stage: Stage, window: Any) -> None:
+    """Also when the whole stream does: nobody waits an hour for its last elements."""
+
+    def build(p: beam.Pipeline) -> None:
+        script = p | Script([*one_by_one(3), step()])
+        for name, (trigger, _) in WAITS_AN_HOUR.items():
+            windowed = script | name >> beam.WindowInto(window, trigger=trigger, accumulation_mode=DISCARDING)
+            stage.collect(windowed | f"group {name}" >> beam.GroupByKey(), name)
+
+    stage.play(build, UNSAFE)
+    found = {name: [out.value[1] for out in stage.outs(name)] for name in WAITS_AN_HOUR}
+    assert found == {name: panes for name, (_, panes) in WAITS_AN_HOUR.items()}
+    assert all(stage.outs(name)[-1].last for name in WAITS_AN_HOUR)
+
+
+def test_what_waits_for_a_clock_comes_when_the_window_expires(stage: Stage) -> None:
+    trigger = AfterWatermark(late=HOUR)
+    script = [
+        step(at(1, ("k", 1)), watermark=11),
+        step(at(2, ("k", 2)), watermark=12),
+        step(watermark=14),
+        step(watermark=16),
+        step(watermark=17),
+    ]
+    stage.play(grouping(stage, script, trigger, lateness=5))
+    assert [(o.epoch, o.value[1], o.timing, o.last) for o in stage.outs()] == [
+        (0, [1], "ON_TIME", False),
+        (3, [2], "LATE", True),
+    ]
+
+
+def test_a_drain_leaves_nothing_that_waits_for_a_clock(whole: Stage) -> None:
+    whole.drain(grouping(whole, one_by_one(3), Repeatedly(HOUR), window=GlobalWindows(), stays=True), after_epochs=3)
+    assert [values for _, values in contents(whole)] == [[1, 2, 3]]
 
 
 def test_always_fires_for_each_bundle(stage: Stage) -> None:

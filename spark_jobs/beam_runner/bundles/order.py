@@ -23,12 +23,14 @@ class EpochOrder:
     output_us: dict[str, int]
     waiting_us: dict[str, int]  # stage -> least watermark of its residuals that are not due yet
     sides: dict[str, tuple[SidePart, ...]]
+    folds: dict[str, tuple[SidePart, ...]]  # newest parts of side inputs that become one in this epoch
+    folded: dict[str, frozenset[str]]  # part -> names of those that were folded to it
     waiting: tuple[Waiting, ...]
     keep_sides: bool  # later epochs will read what this one adds to side inputs
     split_after_s: float | None  # restrictions that run longer are cut
     draining: bool
     attempt: str  # unique to each run of the epoch
-    failed_attempts: frozenset[str]
+    committed: frozenset[str]  # the last epoch's bundles that waited for its commit, by the reports' ids
 
     def previous_input_us(self, stage: str) -> int:
         return self.input_us.get(stage, MIN_US)
@@ -54,10 +56,11 @@ class Report:
     residuals: list[Residual] = field(default_factory=list)
     staged: dict[str, list[bytes]] = field(default_factory=dict)
     sides: dict[str, list[SidePart]] = field(default_factory=dict)
+    folded: dict[str, SidePart] = field(default_factory=dict)  # what the order's folds became
     waiting: list[Waiting] = field(default_factory=list)
     released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
     process: str = ""  # name of the worker
     seconds: float = 0.0  # that the task took, without Spark's part
-    wants_finalization: bool = False  # it has DoFns that wait for the commit
+    awaits_commit: str = ""  # id of this run's bundles with DoFns that wait for the commit; "" = there are none
     warnings: list[WorkerWarning] = field(default_factory=list)

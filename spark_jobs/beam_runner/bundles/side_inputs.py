@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from apache_beam.coders import coder_impl
@@ -26,8 +26,8 @@ _COUNT = struct.Struct(">i")
 class SideTable:
     """One side input of one ParDo: its elements by window and key.
 
-    Of a collection that fires more than once for a window, AsSingleton sees the latest pane. The other views see all
-    panes in their order, so AsDict the latest value of each key: a pane may hold a few of the window's keys only.
+    Of a collection that fires more than once for a window, AsSingleton sees the latest pane, AsDict the last value of
+    each key: a pane may hold a few of the window's keys only. The other views see all panes in their order.
     """
 
     def __init__(self, plan: SidePlan, context: PipelineContext) -> None:
@@ -36,7 +36,9 @@ class SideTable:
         element = coder.wrapped_value_coder
         self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
         self._by_pane = plan.unbounded and is_singleton(data.view_fn)
-        self._key_impl = element.key_coder().get_impl() if self._keyed or element.is_kv_coder() else None
+        self._by_key = data.view_fn is dict and element.is_kv_coder()
+        self._key_impl = element.key_coder().get_impl() if self._keyed or self._by_key else None
+        self._elements = 0
         self._value_impl = (element.value_coder() if self._keyed else element).get_impl()
         self._windowed_impl = coder.get_impl()
         self._window_impl = coder.window_coder.get_impl()
@@ -44,9 +46,17 @@ class SideTable:
         self._parts: set[str] = set()
         self._windows: dict[bytes, dict[bytes, _Values]] = {}
 
-    def hold(self, parts: Iterable[SidePart], read: Callable[[SidePart], Iterable[bytes]]) -> None:
-        """Makes the table hold exactly `parts`."""
+    def hold(
+        self,
+        parts: Iterable[SidePart],
+        read: Callable[[SidePart], Iterable[bytes]],
+        folded: Mapping[str, frozenset[str]],
+    ) -> None:
+        """Makes the table hold exactly `parts`. `folded`: parts that show what other parts did, by their names."""
         wanted = {part.name: part for part in parts}
+        for name, others in folded.items():
+            if name in wanted and others <= self._parts:
+                self._parts = self._parts - others | {name}
         if not self._parts <= wanted.keys():  # some have expired, or an epoch was run again
             self._parts, self._windows = set(), {}
         for name, part in wanted.items():
@@ -56,15 +66,34 @@ class SideTable:
                 self._parts.add(name)
 
     def _add(self, chunk: bytes) -> None:
+        for _, element in self.decode(chunk):
+            key, version = self.slot(element)
+            value = element.value[1] if self._keyed else element.value
+            for window in element.windows:
+                keys = self._windows.setdefault(self.encode_window(window), defaultdict(_Values))
+                keys[key].add(self._value_impl, value, version)
+
+    def decode(self, chunk: bytes) -> Iterator[tuple[bytes, Any]]:
+        """Each element as it is encoded, and as a windowed value."""
         stream = coder_impl.create_InputStream(chunk)
+        at = 0
         while stream.size() > 0:
             element = self._windowed_impl.decode_from_stream(stream, True)
-            encoded_key = self._key_impl.encode_nested(element.value[0]) if self._key_impl is not None else b""
-            value = element.value[1] if self._keyed else element.value
-            pane = element.pane_info.index if self._by_pane else 0
-            for window in element.windows:
-                keys = self._windows.setdefault(self._window_impl.encode(window), defaultdict(_Values))
-                keys[encoded_key].add(self._value_impl, value, pane)
+            end = len(chunk) - stream.size()
+            yield chunk[at:end], element
+            at = end
+
+    def slot(self, element: Any) -> tuple[bytes, int]:
+        """(key, version): of the elements of a window that have one key only those of the greatest version are seen."""
+        key = self._key_impl.encode_nested(element.value[0]) if self._key_impl is not None else b""
+        if self._by_pane:
+            return key, element.pane_info.index
+        self._elements += 1
+        return key, self._elements if self._by_key else 0
+
+    def encode_window(self, window: Any) -> bytes:
+        encoded: bytes = self._window_impl.encode(window)
+        return encoded
 
     def window_for(self, main_window: Any) -> Any:
         """The side input's window that an element in `main_window` sees."""
@@ -72,7 +101,7 @@ class SideTable:
 
     def has(self, window: Any) -> bool:
         """Whether any element of the side input is in its `window`."""
-        return self._window_impl.encode(window) in self._windows
+        return self.encode_window(window) in self._windows
 
     def answer(self, kind: str, request: Any) -> bytes:
         """Encoded values, for a StateKey of type `kind` (iterable_side_input, multimap_side_input, ...)."""
@@ -88,17 +117,17 @@ class SideTable:
 
 class _Values:
     def __init__(self) -> None:
-        self._pane = -1
+        self._version = -1
         self._clear()
 
     def _clear(self) -> None:
         self.count, self._stream = 0, coder_impl.create_OutputStream()
 
-    def add(self, impl: Any, value: Any, pane: int) -> None:
-        if pane < self._pane:
+    def add(self, impl: Any, value: Any, version: int) -> None:
+        if version < self._version:
             return
-        if pane > self._pane:
-            self._pane = pane
+        if version > self._version:
+            self._version = version
             self._clear()
         impl.encode_to_stream(value, self._stream, True)
         self.count += 1

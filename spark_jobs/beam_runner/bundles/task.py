@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from apache_beam.options.value_provider import RuntimeValueProvider
 
 from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
-from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks
+from spark_jobs.beam_runner.bundles.compaction import fold
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks, key_group
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
-from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, decode_chunks, encode_chunks
+from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, SideTable, decode_chunks, encode_chunks
 from spark_jobs.beam_runner.bundles.splitting import Splitter
 from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
 from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
@@ -47,6 +48,7 @@ class _LevelRun:
                 self.outbox.blocks[part][edge] += rows
         self.watermarks = dict(inbox.watermarks)
         self.sides = inbox.sides
+        self.id = uuid.uuid4().hex  # another attempt of the task has another
         self.report = Report(process=worker.name)
         self.state_writer = StateWriter(order.checkpoint, worker.cache, order.epoch)
         self.times: dict[tuple[str, int], tuple[int, int, int]] = {}
@@ -62,21 +64,24 @@ class _LevelRun:
             self.report.groups[stage_id, number] = KeyGroupMeta(chain, *self.times[stage_id, number])
         self.report.staged = dict(self.outbox.staged)
         self.report.sides = {label: [self._side_part(chunks)] for label, chunks in self.outbox.sides.items()}
+        if self.level == self.plan.levels - 1:  # which every epoch runs
+            self._fold_sides()
         parcels = {
             p: Parcel(self.part, dict(self.outbox.blocks.get(p, {})), self.watermarks, self._sides_for(p))
             for p in range(self.order.partitions)
         }
         if self.unfinalized:
             self.worker.finalize_after_commit(self.unfinalized)
-            self.report.wants_finalization = True
+            self.report.awaits_commit = self.id
         return parcels, self.report
 
     def _side_part(self, chunks: SideChunks) -> SidePart:
         """Small parts of a side input that ends with the epoch travel as they are; others by the checkpoint."""
         if not self.order.keep_sides and sum(map(len, chunks.chunks)) <= INLINE_BYTES:
             return SidePart(uuid.uuid4().hex, chunks.end_us, tuple(chunks.chunks))
-        name = self.order.checkpoint.write(SIDE, self.order.epoch, "rows", encode_chunks(chunks.chunks))
-        return SidePart(name, chunks.end_us)
+        data = encode_chunks(chunks.chunks)
+        name = self.order.checkpoint.write(SIDE, self.order.epoch, "rows", data)
+        return SidePart(name, chunks.end_us, size_bytes=len(data))
 
     def _sides_for(self, partition: int) -> dict[str, list[SidePart]]:
         """Every task reads the whole of a side input: what was made here goes to all, what came in stays."""
@@ -140,7 +145,7 @@ class _LevelRun:
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
         if result.wants_finalization:
-            self.unfinalized.append(Unfinalized(self.order, self.plan.id, stage, processor))
+            self.unfinalized.append(Unfinalized(self.id, self.order.attempt, self.plan.id, stage, processor))
         else:
             self.worker.pool.give_back(self.plan.id, stage, processor)
         return hold_us
@@ -202,7 +207,7 @@ class _LevelRun:
         for plan in stage.sides:
             table = self.worker.side_table(self.plan, stage, plan)
             added = self.sides.get(plan.label, [])
-            table.hold([*self.order.sides.get(plan.label, ()), *added], self._chunks)
+            table.hold([*self.order.sides.get(plan.label, ()), *added], self._chunks, self.order.folded)
             watermark_us = min([self.watermarks.get(p, MAX_US) for p in plan.producers], default=MAX_US)
             sides.append(Side(plan, table, watermark_us, bool(added)))
         return sides
@@ -211,6 +216,19 @@ class _LevelRun:
         if part.chunks is not None:
             return part.chunks
         return decode_chunks(self.order.checkpoint.read(SIDE, part.name))
+
+    def _fold_sides(self) -> None:
+        for label, parts in self.order.folds.items():
+            if key_group(label.encode(), self.order.partitions) != self.part:
+                continue
+            readers = [
+                SideTable(side, self.worker.context(self.plan))
+                for stage in self.plan.stages
+                for side in stage.sides
+                if side.label == label
+            ]
+            seen = fold(readers, (chunk for part in parts for chunk in self._chunks(part)))
+            self.report.folded[label] = self._side_part(SideChunks([seen], max(part.end_us for part in parts)))
 
     def _wait_for_sides(
         self, stage: StagePlan, rows: list[list[Row]], sides: list[Side]

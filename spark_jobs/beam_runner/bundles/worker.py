@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
@@ -13,7 +14,6 @@ from spark_jobs.beam_runner.bundles.bundle import ProcessorPool, StageProcessor
 from spark_jobs.beam_runner.bundles.order import EpochOrder
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.bundles.splitting import Truncation
-from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.keyed.keyed_stage import Panes
 from spark_jobs.beam_runner.keyed.state_files import StateCache
 from spark_jobs.beam_runner.planning.plan import Plan, SidePlan, StagePlan
@@ -23,7 +23,8 @@ from spark_jobs.beam_runner.planning.plan import Plan, SidePlan, StagePlan
 class Unfinalized:
     """A bundle whose DoFns want to hear of the commit. Its processor is not used before."""
 
-    order: EpochOrder
+    run: str  # id of the task's run that it is of
+    attempt: str  # of the epoch
     plan_id: str
     stage: StagePlan
     processor: StageProcessor
@@ -54,12 +55,9 @@ class Worker:
 
     def begin(self, plan: Plan, order: EpochOrder) -> None:
         """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
-        for bundle in [
-            b for b in self._unfinalized if b.order.epoch == order.epoch and b.order.attempt != order.attempt
-        ]:
-            self._unfinalized.remove(bundle)  # of an attempt that came to nothing, such as an epoch that found nothing
-            self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
-        self.committed(order.checkpoint, order.epoch - 1, order.failed_attempts)
+        self.finalize(order.committed)
+        # What is left of earlier attempts lost: to another attempt of its task or epoch, or to an epoch without news.
+        self._let_go(lambda bundle: bundle.attempt != order.attempt)
         self.cache.forget_stale(order.checkpoint, order.groups)
         self._tables = {key: table for key, table in self._tables.items() if key[0] == plan.id}
         self.drivers = {key: driver for key, driver in self.drivers.items() if key[0] == plan.id}
@@ -73,18 +71,20 @@ class Worker:
     def finalize_after_commit(self, bundles: list[Unfinalized]) -> None:
         self._unfinalized += bundles
 
-    def committed(self, checkpoint: Checkpoint, epoch: int, failed_attempts: frozenset[str]) -> None:
-        """Finalises the bundles of epochs up to `epoch`, but for those of attempts that failed."""
+    def finalize(self, committed: Collection[str]) -> None:
+        """Calls the DoFns of bundles that are of these runs of tasks."""
+        for bundle in self._unfinalized:
+            if bundle.run in committed:
+                bundle.processor.finalize()
+        self._let_go(lambda bundle: bundle.run in committed)
+
+    def _let_go(self, is_over: Callable[[Unfinalized], bool]) -> None:
         bundles, self._unfinalized = self._unfinalized, []
         for bundle in bundles:
-            order = bundle.order
-            is_ours = order.checkpoint.url == checkpoint.url
-            if is_ours and order.epoch > epoch:
+            if is_over(bundle):
+                self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
+            else:
                 self._unfinalized.append(bundle)
-                continue
-            if is_ours and order.attempt not in failed_attempts:
-                bundle.processor.finalize()
-            self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
 
     def close(self) -> None:
         """Tears down all DoFns."""

@@ -54,6 +54,7 @@ class SidePart:
     name: str
     end_us: int  # greatest end of the elements' windows: past it nobody asks for them
     chunks: tuple[bytes, ...] | None = None
+    size_bytes: int = 0  # of the file
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,10 @@ class Manifest:
                 [r.transform, _text(r.element), r.watermark_us, r.due_us, r.part, r.truncated] for r in self.residuals
             ],
             "sides": {
-                label: [[p.name, p.end_us, None if p.chunks is None else [*map(_text, p.chunks)]] for p in parts]
+                label: [
+                    [p.name, p.end_us, None if p.chunks is None else [*map(_text, p.chunks)], p.size_bytes]
+                    for p in parts
+                ]
                 for label, parts in self.sides.items()
             },
             "waiting": [list(astuple(w)) for w in self.waiting],
@@ -176,8 +180,8 @@ class Manifest:
             ),
             sides={
                 label: tuple(
-                    SidePart(name, end_us, None if chunks is None else tuple(map(_bytes, chunks)))
-                    for name, end_us, chunks in parts
+                    SidePart(name, end_us, None if chunks is None else tuple(map(_bytes, chunks)), *size)
+                    for name, end_us, chunks, *size in parts
                 )
                 for label, parts in data["sides"].items()
             },

@@ -1,9 +1,9 @@
 """GroupByKey with windows and triggers, on persisted panes.
 
 The firing logic is Beam's `GeneralTriggerDriver`. What it lacks is added here: windows are collected when they expire
-(end + allowed lateness), processing-time timers fire with the watermark as it is instead of the wall clock's time
-(Beam passes the latter on as a watermark, and pane timing and holds come out wrong), and its in-memory state is kept
-as bytes written by coders.
+(end + allowed lateness), with a last pane of what has not been fired (beam#20165); processing-time timers fire with the
+watermark as it is instead of the wall clock's time (Beam passes the latter on as a watermark, and pane timing and holds
+come out wrong); and its in-memory state is kept as bytes written by coders.
 """
 
 from __future__ import annotations
@@ -35,6 +35,38 @@ class _Clock:
 
     def time(self) -> Timestamp:
         return self.now
+
+
+class _TriggerDriver(trigger.GeneralTriggerDriver):
+    """Beam's, which also notes how many of a window's elements have been in a pane.
+
+    It counts panes by a list of as many ones, which in the global window grows for ever. Here the list holds their sum.
+    """
+
+    INDEX = trigger._CombiningValueStateTag("index", sum)
+    NONSPECULATIVE_INDEX = trigger._CombiningValueStateTag("nonspeculative_index", sum)
+    FIRED = trigger._CombiningValueStateTag("fired", sum)
+
+    def _output(self, window: Any, finished: bool, state: Any, *rest: Any) -> WindowedValue:
+        pane = super()._output(window, finished, state, *rest)
+        for tag, count in (
+            (self.INDEX, pane.pane_info.index + 1),
+            (self.NONSPECULATIVE_INDEX, pane.pane_info.nonspeculative_index + 1),
+            (self.FIRED, len(state.get_state(window, self.ELEMENTS))),
+        ):
+            state.clear_state(window, tag)
+            state.add_state(window, tag, count)
+        return pane
+
+    def closing_pane(self, window: Any, state: Any) -> WindowedValue | None:
+        """The last pane, of what came since the one before; None if nothing did or the trigger is finished.
+
+        Beam's `ClosingBehavior.EMIT_IF_NONEMPTY`, which it gives all windowings of Python.
+        """
+        elements = state.get_state(window, self.ELEMENTS)  # a finished trigger has none
+        if len(elements) <= state.get_state(window, self.FIRED):
+            return None
+        return self._output(window, True, state, window.end, True)
 
 
 class PaneStore:
@@ -106,8 +138,9 @@ class PaneDriver:
 
     def __init__(self, windowing: Any, key_impl: Any, element_impl: Any, value_coder: Any) -> None:
         self._clock = _Clock()
-        self._driver = trigger.GeneralTriggerDriver(windowing, self._clock)
-        self._batch_driver = trigger.create_trigger_driver(windowing, is_batch=True, clock=self._clock)
+        self._driver = _TriggerDriver(windowing, self._clock)
+        self._batch_driver = trigger.create_trigger_driver(windowing, is_batch=True)
+        self._may_lose = windowing.triggerfn.may_lose_data(windowing) != trigger.DataLossReason.NO_POTENTIAL_LOSS
         self._decode_key = key_impl.decode_nested
         self._decoder = ValueDecoder(value_coder)
         self._lateness = micros(windowing.allowed_lateness)
@@ -152,7 +185,7 @@ class PaneDriver:
         state = trigger.InMemoryUnmergedState() if stored is None else self.store.decode(stored)
         old, new = Timestamp(micros=old_us), Timestamp(micros=new_us)
         panes = list(self._driver.process_elements(state, values, old, old)) if values else []
-        panes += self._fire(self._driver, state, old, new, new_us, now_us)
+        panes += self._fire(state, old, new, new_us, now_us)
         panes += self._collect(state, new_us)
         keep = bool(state.global_state.get(_WINDOW_IDS))
         return [_listed(p.with_value((key, p.value))) for p in panes], self.store.encode(state) if keep else None
@@ -167,12 +200,13 @@ class PaneDriver:
             return
         begin = Timestamp(micros=MIN_US)
         state = trigger.InMemoryUnmergedState()
-        panes = list(self._batch_driver.process_elements(state, values, begin, begin))
-        panes += self._fire(self._batch_driver, state, begin, None, MAX_US, MAX_US)
+        panes = list(self._driver.process_elements(state, values, begin, begin))
+        panes += self._fire(state, begin, None, MAX_US, MAX_US)
+        panes += self._collect(state, MAX_US)
         yield from (pane.with_value((key, pane.value)) for pane in panes)
 
     def _fire(
-        self, driver: Any, state: Any, old: Timestamp, new: Timestamp | None, new_us: int, now_us: int
+        self, state: Any, old: Timestamp, new: Timestamp | None, new_us: int, now_us: int
     ) -> Iterator[WindowedValue]:
         """Due timers one at a time in time order: a firing may set or clear others.
 
@@ -192,13 +226,13 @@ class PaneDriver:
             if not any(window_id in ids for ids in self.store.windows(state).values()):
                 continue  # the window was merged away or collected since the timer was set
             if domain == TimeDomain.REAL_TIME:
-                yield from self._fire_real_time(driver, state, window_id, old)
+                yield from self._fire_real_time(state, window_id, old)
             else:
-                yield from driver.process_timer(window_id, name, domain, at, state, at if new is None else new)
+                yield from self._driver.process_timer(window_id, name, domain, at, state, at if new is None else new)
 
-    def _fire_real_time(self, driver: Any, state: Any, window_id: Any, watermark: Timestamp) -> Iterator[WindowedValue]:
+    def _fire_real_time(self, state: Any, window_id: Any, watermark: Timestamp) -> Iterator[WindowedValue]:
         """A firing sees the watermark, never the timer's time: AfterWatermark would take it for the window's end."""
-        merged = trigger.MergeableStateAdapter(state)
+        driver, merged = self._driver, trigger.MergeableStateAdapter(state)
         window = merged.get_window(window_id)
         if merged.get_state(window, driver.TOMBSTONE):
             return
@@ -208,16 +242,22 @@ class PaneDriver:
             yield driver._output(window, finished, merged, watermark, False)
 
     def _collect(self, state: Any, new_us: int) -> Iterator[WindowedValue]:
-        """Drops expired windows. `Never` gets its closing pane here, the only one that Beam Python's tests allow."""
+        """Drops expired windows, after their closing panes."""
         ids = state.global_state.get(_WINDOW_IDS) or {}
         for window in [w for w in ids if self.store.expiry_us(w) <= new_us]:
-            if self._driver.trigger_fn == trigger._Never():
-                merged = trigger.MergeableStateAdapter(state)
-                if merged.get_state(window, self._driver.ELEMENTS):
-                    yield self._driver._output(window, True, merged, Timestamp(micros=micros(window.end)), True)
+            if not self._may_lose or self._waits_for_a_clock(state, ids[window]):
+                pane = self._driver.closing_pane(window, trigger.MergeableStateAdapter(state))
+                if pane is not None:
+                    yield pane
             for window_id in ids.pop(window):
                 state.state.pop(window_id, None)
                 state.timers.pop(window_id, None)
+
+    @staticmethod
+    def _waits_for_a_clock(state: Any, window_ids: list[Any]) -> bool:
+        """Whether a processing-time timer would have fired later: of triggers that may lose data, these need not."""
+        domains = (domain for window_id in window_ids for _, domain, _ in state.timers.get(window_id, ()))
+        return TimeDomain.REAL_TIME in domains
 
 
 def _listed(pane: WindowedValue) -> WindowedValue:

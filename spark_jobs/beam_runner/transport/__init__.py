@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel
@@ -18,8 +19,8 @@ class Transport(Protocol):
         """`parcels`: what the first level's tasks start with, by partition. -> the reports of all tasks."""
         ...
 
-    def committed(self, order: EpochOrder, processes: set[str]) -> None:
-        """The epoch of `order` is committed: bundles in `processes` (names of workers) are finalised.
+    def committed(self, bundles: Mapping[str, str]) -> None:
+        """An epoch is committed: its bundles (id of the task's run -> name of the worker) are finalised.
 
         Best effort, as Beam's finalisation is: what is not reached now is finalised with the next epoch.
         """

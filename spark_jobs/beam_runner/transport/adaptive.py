@@ -7,6 +7,7 @@ in the driver's own process.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
@@ -44,10 +45,10 @@ class AdaptiveTransport:
         except Exception as error:  # the same to a user as from a worker
             raise StepError(f"{type(error).__name__}: {error}", traceback.format_exc()) from error
 
-    def committed(self, order: EpochOrder, processes: set[str]) -> None:
-        self._local.committed(order, processes)
-        if elsewhere := processes - self._local.processes:
-            self._spark.committed(order, elsewhere)
+    def committed(self, bundles: Mapping[str, str]) -> None:
+        self._local.committed(bundles)
+        if elsewhere := {run: worker for run, worker in bundles.items() if worker not in self._local.processes}:
+            self._spark.committed(elsewhere)
 
     def close(self) -> None:
         self._local.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.task import run_level
@@ -34,9 +36,9 @@ class LocalTransport:
         """Names of the workers."""
         return {worker.name for worker in self._workers}
 
-    def committed(self, order: EpochOrder, processes: set[str]) -> None:  # noqa: ARG002
+    def committed(self, bundles: Mapping[str, str]) -> None:
         for worker in self._workers:
-            worker.committed(order.checkpoint, order.epoch, order.failed_attempts)
+            worker.finalize(bundles)
 
     def close(self) -> None:
         for worker in self._workers:

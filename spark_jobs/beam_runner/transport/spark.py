@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from py4j.protocol import Py4JJavaError
@@ -19,7 +20,7 @@ from pyspark.errors import PythonException as PySparkPythonException
 from spark_jobs.beam_runner.bundles.exchange import Parcel
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarning
 from spark_jobs.beam_runner.bundles.worker import Worker
-from spark_jobs.beam_runner.errors import RunnerError, SessionLostError, StepError, WorkerLostError
+from spark_jobs.beam_runner.errors import MORE_MEMORY, RunnerError, SessionLostError, StepError, WorkerLostError
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
 from spark_jobs.shipping import is_local
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 _TELL_ATTEMPTS = 3
 _EXECUTORS_WITHIN_S = 60.0
+_LOST_TASK = re.compile(r"Lost task (\d+)\.\d+ in stage (\d+)\.")
+_STATUS_WITHIN_S = 2.0
 _TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -48,7 +51,7 @@ class SparkTransport:
         try:
             collected = self._job(plan, order, first_level, parcels).collect()
         except Exception as error:
-            raise _failure(self._context, error) from None
+            raise self._located(_failure(self._context, error), plan, order, first_level) from None
         runs = [run for packed in collected for run in pickle.loads(packed)]
         reports = whole_epoch(runs, range(first_level, plan.levels), self.partitions)
         self._processes.update(report.process for report in reports)
@@ -66,9 +69,24 @@ class SparkTransport:
             rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
         return rdd
 
-    def committed(self, order: EpochOrder, processes: set[str]) -> None:
-        message = (order.checkpoint, order.epoch, order.failed_attempts)
-        self._tell_workers(processes, lambda worker: worker.committed(*message))
+    def _located(self, failure: RunnerError, plan: Plan, order: EpochOrder, first_level: int) -> RunnerError:
+        """A lost worker said nothing itself: adds what it was doing, as far as Spark can tell."""
+        task = _LOST_TASK.search(failure.message)
+        stages = _stages_of_job(self._context, int(task[2])) if task is not None else []
+        if task is None or not stages or not isinstance(failure, WorkerLostError):
+            return failure
+        level = first_level + stages.index(int(task[2]))
+        steps = ", ".join(stage.id for stage in plan.stages if stage.level == level)
+        return WorkerLostError(
+            f"Epoch {order.epoch} lost the worker of task {task[1]} of {self.partitions} in level {level}, which runs "
+            f"{steps}: {failure.message}",
+            hint=f"If it was killed for its memory (the log of the machine's kernel or of Spark's executor says so): "
+            f"{MORE_MEMORY}. {failure.hint}",
+        )
+
+    def committed(self, bundles: Mapping[str, str]) -> None:
+        committed = frozenset(bundles)
+        self._tell_workers(set(bundles.values()), lambda worker: worker.finalize(committed))
 
     def _tell_workers(self, processes: set[str], tell: Callable[[Worker], None]) -> None:
         """Spark does not place a task in a process: a task for each, and again if one got two of them."""
@@ -143,9 +161,23 @@ def _failure(context: SparkContext, error: Exception) -> RunnerError:
         return StepError.from_spark(error)
     cause = str(error).partition("most recent failure: ")[2] or str(error).partition(": ")[2] or str(error)
     return WorkerLostError(
-        cause.strip().partition("\n")[0],
+        cause.strip().partition("\n")[0].partition(" Consider setting")[0],
         hint="The logs of Spark's executors say more; a restart with the same checkpoint goes on from the last epoch.",
     )
+
+
+def _stages_of_job(context: SparkContext, stage: int) -> list[int]:
+    """The stages of the job that `stage` is of, one a level; empty if Spark does not know, or not any more."""
+    tracker = context.statusTracker()
+    deadline = time.monotonic() + _STATUS_WITHIN_S  # Spark's books are a little behind
+    while True:
+        for job in tracker.getJobIdsForGroup(context.getLocalProperty("spark.jobGroup.id")):
+            info = tracker.getJobInfo(job)
+            if info is not None and stage in info.stageIds:
+                return sorted(info.stageIds)
+        if time.monotonic() > deadline:
+            return []
+        time.sleep(0.1)
 
 
 def _is_alive(context: SparkContext) -> bool:

@@ -28,6 +28,19 @@ def run_task(
 
     Runs of earlier levels travel along in the parcel that a partition sends to itself.
     """
+    try:
+        yield from _run_task(plan, order, level, part, packed, last=last)
+    except Exception as error:
+        if not getattr(error, "__notes__", ()):  # not in a bundle, which names itself
+            error.add_note(
+                f"in epoch {order.epoch}, task {part} of {order.partitions}, between bundles of level {level}"
+            )
+        raise
+
+
+def _run_task(
+    plan: Plan, order: EpochOrder, level: int, part: int, packed: Iterable[bytes], *, last: bool
+) -> Iterator[Any]:
     parcels, read = [], {}
     runs: list[TaskRun] = []
     for data in packed:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.bundles.order import Report
+from spark_jobs.beam_runner.bundles.task import run_level
+from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.errors import StepError, WorkerLostError
+from spark_jobs.beam_runner.transport import local
 from spark_jobs.beam_runner.transport.attempts import TaskRun, whole_epoch
 from spark_jobs.beam_runner.transport.local import LocalTransport
 from tests.faults import counting_job
 from tests.faults.differences import differences
+from tests.model.script import Script, at, step
+from tests.unit.beam_runner import script_job
 
 AVAILABLE, SLICE = 600, 100
 
@@ -79,6 +88,51 @@ def test_an_error_of_the_pipeline_is_not_tried_again(tmp_path: Path, monkeypatch
     with pytest.raises(StepError):
         stream(tmp_path)
     assert attempts.count(2) == 1
+
+
+HEARD: list[tuple[int, int]] = []
+_ATTEMPTS = itertools.count()
+
+
+class Confirmed(beam.DoFn):
+    """(element, number of the attempt); notes the same when its bundle is final."""
+
+    def process(self, element: int, finalizer: Any = beam.DoFn.BundleFinalizerParam) -> Iterator[bytes]:
+        heard = (element, next(_ATTEMPTS))
+        finalizer.register(lambda: HEARD.append(heard))
+        yield json.dumps(heard).encode()
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told", "next epoch"])
+def test_of_two_attempts_of_a_task_the_committed_one_is_finalised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """As Spark has it with speculation or a retry: two workers did the same, the report of one of them counts."""
+    HEARD.clear()
+    losers = defaultdict[str, Worker](Worker)
+
+    def run_twice(worker: Worker, *rest: Any) -> Any:
+        run_level(losers[worker.name], *rest)
+        return run_level(worker, *rest)
+
+    committed = LocalTransport.committed
+
+    def tell_all(self: LocalTransport, bundles: dict[str, str]) -> None:
+        if is_told:
+            committed(self, bundles)
+            for worker in losers.values():
+                worker.finalize(bundles)
+
+    monkeypatch.setattr(local, "run_level", run_twice)
+    monkeypatch.setattr(LocalTransport, "committed", tell_all)
+
+    def build(p: beam.Pipeline) -> Any:
+        return p | Script([step(at(0, n)) for n in range(4)], element_type=int) | beam.ParDo(Confirmed())
+
+    script_job.run(tmp_path, build)
+    rows = [tuple(row) for row in script_job.rows(tmp_path)]
+    assert [element for element, _ in rows] == [0, 1, 2, 3]
+    assert rows[: 4 if is_told else 3] == HEARD  # the last epoch has no next
 
 
 # ---- which attempts an epoch is made of

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
 from spark_jobs.beam_runner.errors import StepError
+from spark_jobs.beam_runner.transport import spark_worker
 
 FRAMES = """\
 org.apache.spark.SparkException: Job aborted: Traceback (most recent call last):
@@ -28,3 +35,15 @@ def test_an_indented_hint_does_not_hide_the_message() -> None:
 
 def test_without_a_traceback_the_first_line_counts() -> None:
     assert StepError.from_spark(Exception("Task lost\n\tat x")).message == "Task lost"
+
+
+def test_what_fails_between_bundles_says_where() -> None:
+    order: Any = SimpleNamespace(epoch=3, partitions=2)
+    with pytest.raises(pickle.UnpicklingError) as failed:
+        list(spark_worker.run_task(None, order, 1, 0, [b"?"], last=False))  # type: ignore[arg-type]
+    assert failed.value.__notes__ == ["in epoch 3, task 0 of 2, between bundles of level 1"]
+
+
+def test_out_of_memory_has_a_hint() -> None:
+    assert "more --tasks" in str(StepError.from_spark(Exception(f"{FRAMES}MemoryError\nin epoch 3, task 0 of 2{JAVA}")))
+    assert StepError.from_spark(Exception(f"{FRAMES}ValueError: bad{JAVA}")).hint is None

@@ -49,6 +49,39 @@ def test_in_a_batch_processing_time_reaches_its_end(when: trigger.TriggerFn, mod
     assert left is None
 
 
+@pytest.mark.parametrize(
+    ("when", "fired"),
+    [
+        (trigger.Repeatedly(trigger.AfterCount(5)), [("k", [1, 2, 3])]),
+        (trigger._Never(), [("k", [1, 2, 3])]),
+        (trigger.AfterCount(5), []),  # may lose data, and has to be allowed by name
+    ],
+    ids=["repeatedly", "never", "once"],
+)
+def test_in_a_batch_windows_close_with_what_is_left(when: trigger.TriggerFn, fired: list[object]) -> None:
+    driver = pane_driver(when, AccumulationMode.ACCUMULATING)
+    panes, left = driver.run_key("k", None, values(1, 2, 3), MIN_US, MAX_US, NOW_US)
+    assert [pane.value for pane in panes] == fired
+    assert all(pane.pane_info.is_last and pane.pane_info.timing == PaneInfoTiming.ON_TIME for pane in panes)
+    assert left is None
+
+
+@pytest.mark.parametrize("mode", [AccumulationMode.DISCARDING, AccumulationMode.ACCUMULATING])
+def test_what_is_kept_of_a_window_does_not_grow_with_its_panes(mode: int) -> None:
+    driver = pane_driver(trigger.Repeatedly(trigger.AfterCount(1)), mode)
+    stored: bytes | None = None
+    sizes = []
+    for n in range(60):
+        at_us = SECOND_US * (n - 70)
+        ((pane,), stored) = driver.run_key("k", stored, values(7), at_us, at_us + SECOND_US, NOW_US)
+        assert pane.pane_info.index == n
+        assert stored is not None
+        sizes.append(len(stored))
+    kept = 0 if mode == AccumulationMode.DISCARDING else 50
+    # An element takes 3 bytes; the rest are counts of more digits.
+    assert sizes[59] - sizes[9] <= 3 * kept + 4
+
+
 def test_an_early_pane_by_processing_time_leaves_the_pane_on_time() -> None:
     when = trigger.AfterWatermark(early=trigger.AfterProcessingTime(1))
     driver = pane_driver(when, AccumulationMode.ACCUMULATING)

@@ -86,10 +86,44 @@ def test_where_a_master_is(master: str, local: bool, loopback: bool) -> None:
     assert (shipping.is_local(master), is_on_loopback(master)) == (local, loopback)
 
 
-def test_a_stream_on_a_cluster_needs_a_checkpoint_that_workers_share() -> None:
-    """Said before a session is started."""
-    flags = ["--streaming", "--spark_master=spark://head:7077"]
-    pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(flags))
-    _ = pipeline | beam.Create([1])
-    with pytest.raises(RunnerError, match="--checkpoint"):
+def with_side(p: beam.Pipeline) -> None:
+    factor = p | "side" >> beam.Create([2])
+    _ = p | beam.Create([1]) | "multiply" >> beam.Map(lambda x, y: x * y, beam.pvalue.AsSingleton(factor))
+
+
+def without_side(p: beam.Pipeline) -> None:
+    _ = p | beam.Create([("a", 1)]) | beam.GroupByKey()
+
+
+@pytest.mark.parametrize("is_mine", [True, False], ids=["own session", "by flag"])
+@pytest.mark.parametrize(
+    ("build", "flags", "names"),
+    [(without_side, ["--streaming"], "A stream"), (with_side, [], "A batch with side inputs (read by multiply)")],
+    ids=["stream", "side input"],
+)
+def test_what_workers_have_to_share_needs_a_checkpoint_on_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, build: Any, flags: list[str], names: str, is_mine: bool
+) -> None:
+    """Said before a session is started, or anything is run in it."""
+    monkeypatch.setattr("spark_jobs.session.active_session", lambda: None)
+    monkeypatch.setattr("spark_jobs.session.spark_session", lambda **_: pytest.fail("a session was started"))
+    session: Any = SimpleNamespace(sparkContext=SimpleNamespace(master="spark://head:7077"))
+    flags = flags if is_mine else [*flags, "--spark_master=spark://head:7077"]
+    pipeline = beam.Pipeline(runner=SparkRunner(session if is_mine else None), options=PipelineOptions(flags))
+    build(pipeline)
+    with pytest.raises(RunnerError) as refused:
+        pipeline.run()
+    assert refused.value.message == f"{names} on spark://head:7077 has no --checkpoint that its workers could share."
+
+
+def test_a_batch_without_side_inputs_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(**_: Any) -> Any:
+        raise RuntimeError("as far as a session")
+
+    monkeypatch.setattr("spark_jobs.session.active_session", lambda: None)
+    monkeypatch.setattr("spark_jobs.session.spark_session", started)
+    flags = PipelineOptions(["--spark_master=spark://head:7077"])
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=flags)
+    without_side(pipeline)
+    with pytest.raises(RuntimeError, match="as far as a session"):
         pipeline.run()
