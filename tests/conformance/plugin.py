@@ -26,6 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.driver import EpochInfo
+from tests.conformance.records import RecordsFile
 from tests.conformance.suites import Suite, load_suites
 
 # By class name: what `create_runner` makes of 'DirectRunner' and 'PrismRunner', and what tests build themselves.
@@ -61,6 +62,7 @@ class Record:
 class Harness:
     transport: str
     mode: str
+    records: RecordsFile
     one_task: frozenset[str] = frozenset()  # tests that assume one bundle, see suites.toml
     current: Record = field(default_factory=lambda: Record("collection"))
 
@@ -95,6 +97,7 @@ class ConformanceRunner(SparkRunner):
             if result.state == "RUNNING":
                 result.request_stop()
                 raise StreamDidNotEndError(f"the stream did not end within {limit_s} s")
+        self._harness.records.read_back()
         return result
 
 
@@ -150,6 +153,8 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        if self._harness.transport == "spark" and isinstance(item, pytest.Function):
+            self._harness.records.lend(item.cls)
         record = self._harness.current = Record(test_id(item))
         record.validates_runner = item.get_closest_marker("it_validatesrunner") is not None
         self._write()
@@ -215,10 +220,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "it_validatesrunner: Beam's marker of the tests that every runner has to pass")
+    report = Path(config.getoption("--conformance-report"))
     harness = Harness(
         config.getoption("--conformance-transport"),
         config.getoption("--conformance-mode"),
+        RecordsFile(report.with_suffix(".records")),
         frozenset(_suite(config).one_task),
     )
     patch_pipelines(harness)
-    config.pluginmanager.register(Reporter(harness, Path(config.getoption("--conformance-report"))))
+    config.pluginmanager.register(Reporter(harness, report))
