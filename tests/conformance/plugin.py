@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.driver import EpochInfo
-from tests.conformance.records import RecordsFile
+from tests.conformance.records import Records
 from tests.conformance.suites import Suite, load_suites
 
 # By class name: what `create_runner` makes of 'DirectRunner' and 'PrismRunner', and what tests build themselves.
@@ -62,7 +62,7 @@ class Record:
 class Harness:
     transport: str
     mode: str
-    records: RecordsFile
+    records: Records
     one_task: frozenset[str] = frozenset()  # tests that assume one bundle, see suites.toml
     current: Record = field(default_factory=lambda: Record("collection"))
 
@@ -97,7 +97,7 @@ class ConformanceRunner(SparkRunner):
             if result.state == "RUNNING":
                 result.request_stop()
                 raise StreamDidNotEndError(f"the stream did not end within {limit_s} s")
-        self._harness.records.read_back()
+        self._harness.records.read_back(pipeline)
         return result
 
 
@@ -140,6 +140,8 @@ def patch_pipelines(harness: Harness) -> None:
         return run(self, test_runner_api=False)
 
     beam.Pipeline.__init__, beam.Pipeline.run = patched_init, patched_run
+    if harness.transport == "spark":
+        harness.records.patch_materialization()
 
 
 class Reporter:
@@ -224,7 +226,7 @@ def pytest_configure(config: pytest.Config) -> None:
     harness = Harness(
         config.getoption("--conformance-transport"),
         config.getoption("--conformance-mode"),
-        RecordsFile(report.with_suffix(".records")),
+        Records(report.parent),
         frozenset(_suite(config).one_task),
     )
     patch_pipelines(harness)
