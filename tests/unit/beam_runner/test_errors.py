@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from spark_jobs.beam_runner.errors import StepError
 
 FRAMES = """\
@@ -28,3 +30,8 @@ def test_an_indented_hint_does_not_hide_the_message() -> None:
 
 def test_without_a_traceback_the_first_line_counts() -> None:
     assert StepError.from_spark(Exception("Task lost\n\tat x")).message == "Task lost"
+
+
+def test_code_written_for_beams_portable_runners_catches_it() -> None:
+    with pytest.raises(RuntimeError, match="ValueError: bad"):
+        raise StepError.from_spark(Exception(f"{FRAMES}ValueError: bad [while running 'bronze/decode']{JAVA}"))
