@@ -90,6 +90,8 @@ class ConformanceRunner(SparkRunner):
         flags.transport = self._harness.transport
         flags.driver_epochs_below_ms = 0  # small epochs must not go round Spark
         flags.tasks = 1 if self._test.test in self._harness.one_task else TASKS
+        if flags.transport == "spark":
+            _stop_spark_with_other_cores(flags.tasks)
         result = super().run_pipeline(pipeline, options)
         if options.view_as(StandardOptions).streaming:
             limit_s = STREAM_ENDS_WITHIN_S[self._harness.transport]
@@ -99,6 +101,15 @@ class ConformanceRunner(SparkRunner):
                 raise StreamDidNotEndError(f"the stream did not end within {limit_s} s")
         self._harness.records.read_back(pipeline)
         return result
+
+
+def _stop_spark_with_other_cores(cores: int) -> None:
+    """One task means one worker process, too: of two, Spark would use them in turn."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is not None and session.sparkContext.master != f"local[{cores}]":
+        session.stop()
 
 
 def _is_swapped(runner: Any, options: PipelineOptions | None) -> bool:
@@ -213,10 +224,11 @@ def _suite(config: pytest.Config) -> Suite:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    pattern, reasons = config.getoption("--conformance-test"), _suite(config).skip
+    pattern, suite = config.getoption("--conformance-test"), _suite(config)
     items[:] = [item for item in items if fnmatchcase(test_id(item), pattern)]
+    items.sort(key=lambda item: test_id(item) in suite.one_task)  # last: on Spark they have a session of their own
     for item in items:
-        if reason := reasons.get(test_id(item)):
+        if reason := suite.skip.get(test_id(item)):
             item.add_marker(pytest.mark.skip(reason=f"ours: {reason}"))
 
 
