@@ -19,6 +19,7 @@ from spark_jobs.beam_runner.beam_internals import (
     bundle_processor,
     common_urns,
     proto_utils,
+    row_types,
     translations,
 )
 from spark_jobs.beam_runner.bundles import assign_windows
@@ -169,11 +170,13 @@ class _Translation:
             levels[plan.id] = plan.level
             planned.append(plan)
         options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
+        components = self.components.SerializeToString(deterministic=True)
         return Plan(
             tuple(planned),
-            self.components.SerializeToString(deterministic=True),
+            components,
             options,
             self.publishers,
+            row_types(components),
             None if test_stream is None else self._script(test_stream),
         )
 
