@@ -41,7 +41,7 @@ SWAPPED_RUNNERS = frozenset(
     ]
 )
 TASKS = 2
-STREAM_ENDS_WITHIN_S = {"local": 60, "spark": 120}
+STREAM_ENDS_WITHIN_S = {"local": 60, "spark": 200}
 
 
 @dataclass
