@@ -35,6 +35,8 @@ from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler
 from apache_beam.transforms.core import CombineFn, DoFn, Windowing
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
+from apache_beam.typehints import row_type
+from apache_beam.typehints.schema_registry import SCHEMA_REGISTRY
 from apache_beam.utils import proto_utils
 
 __all__ = [
@@ -59,12 +61,14 @@ __all__ = [
     "has_teardown",
     "is_singleton",
     "last_us",
+    "load_row_types",
     "monitoring_infos",
     "prepare_proto",
     "proto_utils",
     "register_element_operation",
     "register_operation",
     "restriction_provider",
+    "row_types",
     "start_us",
     "timer_domains",
     "translations",
@@ -124,6 +128,21 @@ def has_teardown(pipeline: Pipeline) -> bool:
     return any(
         isinstance(fn, base) and type(fn).teardown is not base.teardown for fn in fns for base in (DoFn, CombineFn)
     )
+
+
+def row_types(components: bytes) -> bytes:
+    """The user's classes that stand for schemas in a serialised pipeline, for `load_row_types` in another process.
+
+    Their coders name them by a schema's id, a UUID, and decode to a class made up on the spot where none is known.
+    """
+    known = SCHEMA_REGISTRY.get_registered_typings().items()
+    used = {i: cls for i, cls in known if i.encode() in components and not row_type._user_type_is_generated(cls)}
+    pickled: bytes = pickler.dumps(used)
+    return pickled
+
+
+def load_row_types(pickled: bytes) -> None:
+    SCHEMA_REGISTRY.load_registered_typings(pickler.loads(pickled))
 
 
 def register_operation(urn: str, build: Any) -> None:

@@ -52,9 +52,10 @@ class SessionLostError(RunnerError):
     CODE = "session_lost"
 
 
-class StepError(RunnerError):
+class StepError(RunnerError, RuntimeError):
     """A user's function raised in a worker. The message ends with Beam's "[while running 'step']".
 
+    A RuntimeError, as Beam's portable runners make of whatever a worker raised.
     `worker_traceback` is the Python traceback in the worker, without the JVM's frames around it.
     """
 

@@ -26,7 +26,7 @@ PROJECT = FOLDER.parent.parent
 DOCUMENT = PROJECT / "docs" / "capabilities.md"
 PLACES = ("local/batch", "local/streaming", "spark/batch", "spark/streaming")
 PEERS = ("spark", "flink")
-_FN_API_RUNNER = "runners.portability.fn_api_runner.fn_runner_test::FnApiRunnerTest::"
+FN_API_RUNNER = "runners.portability.fn_api_runner.fn_runner_test::FnApiRunnerTest::"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _line(row: Row, committed: Committed) -> str:
     if _is_gap(row, committed):
         cells[1] = "**gap**"
     for peer in PEERS:
-        tests = {test.removeprefix(_FN_API_RUNNER) for test, _ in _matching(row, committed)}
+        tests = {test.removeprefix(FN_API_RUNNER) for test, _ in _matching(row, committed)}
         skips = sorted(tests & skipped_by_beams_runner(peer))
         text = row.peers[peer] or "not stated"
         cells.append("<br>".join([text, *(f"skips `{test}`" for test in skips)]))
@@ -155,7 +155,7 @@ def _suites(committed: Committed) -> Iterator[str]:
     yield "|---|" + "---|" * len(PLACES)
     everything = {test: places for tests in committed.values() for test, places in tests.items()}
     across = {
-        "FnApiRunnerTest": {t: p for t, p in everything.items() if t.startswith(_FN_API_RUNNER)},
+        "FnApiRunnerTest": {t: p for t, p in everything.items() if t.startswith(FN_API_RUNNER)},
         "it_validatesrunner": {t: p for t, p in everything.items() if t in validates_runner()},
     }
     for suite, tests in [*across.items(), *sorted(committed.items()), ("all", everything)]:
@@ -169,8 +169,9 @@ What SparkRunner does of Beam's capability matrix, and which of Beam's own tests
 `python -m tests.conformance.capabilities` from `tests/conformance/results.json`; do not edit.
 
 The four columns of figures are tests passed of tests run: in process or on Spark, as a batch or with `--streaming`
-forced on. A test counts only if it ran a pipeline on SparkRunner. *Ours* is the number of this repository's own tests,
-where Beam has none that a runner could be given. **gap**: no test shows it.
+forced on. A test counts only if it ran a pipeline on SparkRunner. On Spark a list that a test's DoFn fills in another
+process reaches the test through a file (`tests/conformance/records.py`). *Ours* is the number of this repository's own
+tests, where Beam has none that a runner could be given. **gap**: no test shows it.
 
 The last columns are what [Beam's matrix](https://beam.apache.org/documentation/runners/capability-matrix/) states for
 its Spark runner (RDD based) and its Flink runner; it does not tell Python from Java. *skips* names the tests of the row

@@ -26,6 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.driver import EpochInfo
+from tests.conformance.records import Records
 from tests.conformance.suites import Suite, load_suites
 
 # By class name: what `create_runner` makes of 'DirectRunner' and 'PrismRunner', and what tests build themselves.
@@ -40,7 +41,7 @@ SWAPPED_RUNNERS = frozenset(
     ]
 )
 TASKS = 2
-STREAM_ENDS_WITHIN_S = {"local": 60, "spark": 120}
+STREAM_ENDS_WITHIN_S = {"local": 60, "spark": 200}
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Record:
 class Harness:
     transport: str
     mode: str
+    records: Records
     one_task: frozenset[str] = frozenset()  # tests that assume one bundle, see suites.toml
     current: Record = field(default_factory=lambda: Record("collection"))
 
@@ -88,6 +90,8 @@ class ConformanceRunner(SparkRunner):
         flags.transport = self._harness.transport
         flags.driver_epochs_below_ms = 0  # small epochs must not go round Spark
         flags.tasks = 1 if self._test.test in self._harness.one_task else TASKS
+        if flags.transport == "spark":
+            _stop_spark_with_other_cores(flags.tasks)
         result = super().run_pipeline(pipeline, options)
         if options.view_as(StandardOptions).streaming:
             limit_s = STREAM_ENDS_WITHIN_S[self._harness.transport]
@@ -95,7 +99,17 @@ class ConformanceRunner(SparkRunner):
             if result.state == "RUNNING":
                 result.request_stop()
                 raise StreamDidNotEndError(f"the stream did not end within {limit_s} s")
+        self._harness.records.read_back(pipeline)
         return result
+
+
+def _stop_spark_with_other_cores(cores: int) -> None:
+    """One task means one worker process, too: of two, Spark would use them in turn."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is not None and session.sparkContext.master != f"local[{cores}]":
+        session.stop()
 
 
 def _is_swapped(runner: Any, options: PipelineOptions | None) -> bool:
@@ -137,6 +151,8 @@ def patch_pipelines(harness: Harness) -> None:
         return run(self, test_runner_api=False)
 
     beam.Pipeline.__init__, beam.Pipeline.run = patched_init, patched_run
+    if harness.transport == "spark":
+        harness.records.patch_materialization()
 
 
 class Reporter:
@@ -150,6 +166,8 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        if self._harness.transport == "spark" and isinstance(item, pytest.Function):
+            self._harness.records.lend(item.cls)
         record = self._harness.current = Record(test_id(item))
         record.validates_runner = item.get_closest_marker("it_validatesrunner") is not None
         self._write()
@@ -206,19 +224,22 @@ def _suite(config: pytest.Config) -> Suite:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    pattern, reasons = config.getoption("--conformance-test"), _suite(config).skip
+    pattern, suite = config.getoption("--conformance-test"), _suite(config)
     items[:] = [item for item in items if fnmatchcase(test_id(item), pattern)]
+    items.sort(key=lambda item: test_id(item) in suite.one_task)  # last: on Spark they have a session of their own
     for item in items:
-        if reason := reasons.get(test_id(item)):
+        if reason := suite.skip.get(test_id(item)):
             item.add_marker(pytest.mark.skip(reason=f"ours: {reason}"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "it_validatesrunner: Beam's marker of the tests that every runner has to pass")
+    report = Path(config.getoption("--conformance-report"))
     harness = Harness(
         config.getoption("--conformance-transport"),
         config.getoption("--conformance-mode"),
+        Records(report.parent),
         frozenset(_suite(config).one_task),
     )
     patch_pipelines(harness)
-    config.pluginmanager.register(Reporter(harness, Path(config.getoption("--conformance-report"))))
+    config.pluginmanager.register(Reporter(harness, report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.conformance import capabilities
 from tests.conformance.results import Result, count, read_committed, read_report, refresh_committed, surprises
-from tests.conformance.suites import KnownFailures, load_known_failures, load_suites
+from tests.conformance.suites import KnownFailures, load_known_failures, load_suites, validates_runner
 
 KNOWN = [KnownFailures("a reason", ("local/*",), ("m::T::test_known",))]
 
@@ -100,6 +101,20 @@ def test_nothing_that_beams_own_spark_runner_skips_is_a_known_failure() -> None:
     skipped = capabilities.skipped_by_beams_runner("spark")
     listed = {test for known in load_known_failures() for test in known.tests if "::FnApiRunnerTest::" in test}
     assert not {test.rpartition("::")[2] for test in listed} & skipped
+
+
+@pytest.mark.parametrize("place", capabilities.PLACES)
+def test_of_the_tests_for_every_runner_at_most_two_fail(place: str) -> None:
+    """Beam's suite for runners, and what Beam marks with `it_validatesrunner`."""
+    found = Counter(
+        places.get(place, "missing")
+        for tests in read_committed().values()
+        for test, places in tests.items()
+        if test.startswith(capabilities.FN_API_RUNNER) or test in validates_runner()
+    )
+    assert found["missing"] == 0
+    assert found["passed"] > 95
+    assert found["failed"] <= 2
 
 
 def test_the_capability_table_is_what_the_results_make() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext
+from spark_jobs.beam_runner.beam_internals import PipelineContext, load_row_types
 from spark_jobs.beam_runner.bundles.bundle import ProcessorPool, StageProcessor
 from spark_jobs.beam_runner.bundles.order import EpochOrder
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
@@ -41,6 +41,7 @@ class Worker:
         self._contexts: dict[str, PipelineContext] = {}
         self._truncations: dict[tuple[str, str], Truncation] = {}
         self._unfinalized: list[Unfinalized] = []
+        self._plan_id: str | None = None
 
     @property
     def name(self) -> str:
@@ -55,6 +56,9 @@ class Worker:
 
     def begin(self, plan: Plan, order: EpochOrder) -> None:
         """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
+        if plan.id != self._plan_id:
+            load_row_types(plan.row_types)
+            self._plan_id = plan.id
         self.finalize(order.committed)
         # What is left of earlier attempts lost: to another attempt of its task or epoch, or to an epoch without news.
         self._let_go(lambda bundle: bundle.attempt != order.attempt)

@@ -13,7 +13,8 @@ from apache_beam.coders import coder_impl
 from apache_beam.coders.coders import ListCoder
 
 _COUNT = struct.Struct(">i")
-LAZY_BYTES = 1 << 20  # encoded; below this a list is made at once
+LAZY_BYTES = 64 << 10  # encoded; below this a list is made at once
+LARGE_BYTES = 256  # values of this mean size are decoded one by one; many small ones are faster in compiled code
 SPILL_BYTES = 64 << 20  # encoded values of one key that stay in memory; the rest goes to a temporary file
 
 
@@ -29,11 +30,21 @@ class ValueDecoder:
 
     def __init__(self, coder: Any) -> None:
         self._decode_list = ListCoder(coder).get_impl().decode
+        self._decode_one = coder.get_impl().decode_from_stream
 
     def decode(self, count: int, data: bytes) -> list[Any]:
         # Beam's list coder loops in compiled code.
         values: list[Any] = self._decode_list(_COUNT.pack(count) + data)
         return values
+
+    def each(self, count: int, data: bytes) -> Iterator[Any]:
+        """The same without a list of them, if they are large."""
+        if len(data) < LARGE_BYTES * count:
+            yield from self.decode(count, data)
+            return
+        stream = coder_impl.create_InputStream(data)
+        for _ in range(count):
+            yield self._decode_one(stream, True)
 
     def values(self, parts: list[Part]) -> Sequence[Any]:
         """A list if it is small, else a sequence that decodes anew at each iteration."""
@@ -45,7 +56,10 @@ class ValueDecoder:
 
 
 class EncodedValues(Sequence[Any]):
-    """May be iterated any number of times; holds one decoded part at a time. Pickles, and compares, as a list."""
+    """May be iterated any number of times; holds one decoded part at a time, of large values one value.
+
+    Pickles, and compares, as a list.
+    """
 
     def __init__(self, decoder: ValueDecoder, parts: Iterable[Part]) -> None:
         self._decoder = decoder
@@ -69,10 +83,10 @@ class EncodedValues(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for count, data in self._held:
-            yield from self._decoder.decode(count, data)
+            yield from self._decoder.each(count, data)
         for count, offset, length in self._spilled:
             self._file.seek(offset)
-            yield from self._decoder.decode(count, self._file.read(length))
+            yield from self._decoder.each(count, self._file.read(length))
 
     def __len__(self) -> int:
         return self._length

@@ -91,6 +91,7 @@ class Plan:
     components: bytes  # beam_runner_api_pb2.Components
     options: dict[str, object]
     publishers: dict[str, bytes]  # publish label -> pickled publisher
+    row_types: bytes  # pickled classes of rows
     script: Script | None = None  # of the pipeline's TestStream
 
     @property

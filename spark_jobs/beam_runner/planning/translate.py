@@ -8,7 +8,7 @@ import uuid
 from collections import defaultdict
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
 from common.publish import PUBLISH_URN
@@ -19,6 +19,7 @@ from spark_jobs.beam_runner.beam_internals import (
     bundle_processor,
     common_urns,
     proto_utils,
+    row_types,
     translations,
 )
 from spark_jobs.beam_runner.bundles import assign_windows
@@ -54,12 +55,17 @@ def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -
         t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
     }
     scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
-    context, stages = optimise(proto, is_drain)
+    streaming = bool(options.view_as(StandardOptions).streaming)
+    context, stages = optimise(proto, streaming=streaming, is_drain=is_drain)
     return _Translation(context, stages, options, publishers).plan(scripts[0] if scripts else None)
 
 
-def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list[Stage]]:
-    """Beam's phases in the order of its in-memory runner, with ours in between."""
+def optimise(proto: Any, *, streaming: bool, is_drain: bool) -> tuple[TransformContext, list[Stage]]:
+    """Beam's phases in the order of its in-memory runner, with ours in between.
+
+    A stream keeps each combiner as a step of its own, as Beam's other runners have it: packed ones would share their
+    state under a name that changes with each of them.
+    """
     t = translations
     context, stages = t.create_and_optimize_stages(
         copy.deepcopy(proto),
@@ -67,7 +73,7 @@ def optimise(proto: Any, is_drain: bool = False) -> tuple[TransformContext, list
             t.annotate_downstream_side_inputs,
             t.annotate_stateful_dofns_as_roots,
             t.fix_side_input_pcoll_coders,
-            t.pack_combiners,
+            *([] if streaming else [t.pack_combiners]),
             phases.lift_combiners_that_keep_timestamps,
             t.expand_sdf,
             phases.begin_stages_that_wait,
@@ -164,11 +170,13 @@ class _Translation:
             levels[plan.id] = plan.level
             planned.append(plan)
         options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
+        components = self.components.SerializeToString(deterministic=True)
         return Plan(
             tuple(planned),
-            self.components.SerializeToString(deterministic=True),
+            components,
             options,
             self.publishers,
+            row_types(components),
             None if test_stream is None else self._script(test_stream),
         )
 

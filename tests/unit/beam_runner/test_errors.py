@@ -47,3 +47,8 @@ def test_what_fails_between_bundles_says_where() -> None:
 def test_out_of_memory_has_a_hint() -> None:
     assert "more --tasks" in str(StepError.from_spark(Exception(f"{FRAMES}MemoryError\nin epoch 3, task 0 of 2{JAVA}")))
     assert StepError.from_spark(Exception(f"{FRAMES}ValueError: bad{JAVA}")).hint is None
+
+
+def test_code_written_for_beams_portable_runners_catches_it() -> None:
+    with pytest.raises(RuntimeError, match="ValueError: bad"):
+        raise StepError.from_spark(Exception(f"{FRAMES}ValueError: bad [while running 'bronze/decode']{JAVA}"))

@@ -9,6 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
 from apache_beam.testing import test_stream
 from apache_beam.transforms import userstate
 
@@ -33,8 +34,8 @@ def pairs(p: beam.Pipeline) -> Any:
     )
 
 
-def plan_of(build: Callable[[beam.Pipeline], Any]) -> Plan:
-    options = PipelineOptions()
+def plan_of(build: Callable[[beam.Pipeline], Any], *flags: str) -> Plan:
+    options = PipelineOptions(flags)
     pipeline = beam.Pipeline(options=options)
     build(pipeline)
     return make_plan(prepare_proto(pipeline, options), options)
@@ -83,6 +84,26 @@ def test_a_side_input_raises_the_level_of_its_reader() -> None:
 def test_a_reshuffle_spreads_but_does_not_group() -> None:
     plan = plan_of(lambda p: pairs(p) | "spread" >> beam.Reshuffle() | "after" >> beam.Map(lambda x: x))
     assert plan.stage_with("after").inputs[0].kind == SHUFFLE
+
+
+class LeastAndGreatest(beam.PTransform):
+    """Two combiners that Beam may pack into one."""
+
+    def annotations(self) -> dict[str, bytes]:
+        return {python_urns.APPLY_COMBINER_PACKING: b""}
+
+    def expand(self, numbers: Any) -> Any:
+        return numbers | "least" >> beam.CombinePerKey(min), numbers | "greatest" >> beam.CombinePerKey(max)
+
+
+def test_a_stream_keeps_the_state_of_each_combiner_under_its_own_name() -> None:
+    def keyed(*flags: str) -> list[str]:
+        plan = plan_of(lambda p: pairs(p) | "both" >> LeastAndGreatest(), *flags)
+        return sorted(stage.id for stage in plan.stages if stage.keeps_state)
+
+    assert keyed("--streaming") == ["both/greatest/Group", "both/least/Group"]
+    (packed,) = keyed()
+    assert "greatest" in packed and "least" in packed  # noqa: PT018
 
 
 def test_gaps_are_refused_all_at_once_by_name() -> None:

@@ -51,6 +51,29 @@ def test_few_values_are_a_list_and_many_are_not(monkeypatch: pytest.MonkeyPatch)
         assert list(decoder.values(encoded(size))) == TRUTH
 
 
+class Counted:
+    alive = most = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        Counted.alive += 1
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self) -> None:
+        Counted.alive -= 1
+
+    def __reduce__(self) -> tuple[type, tuple[int], dict[str, str]]:
+        return Counted, (self.size,), {"filling": "x" * self.size}
+
+
+def test_large_values_are_decoded_one_by_one() -> None:
+    coder = FastPrimitivesCoder()
+    data = b"".join(coder.get_impl().encode_nested(Counted(values_module.LARGE_BYTES)) for _ in range(500))
+    Counted.most = 0
+    assert sum(value.size for value in ValueDecoder(coder).values([(500, data)])) == 500 * values_module.LARGE_BYTES
+    assert Counted.most <= 2, "the one that the loop has, and the next"
+
+
 def test_a_parcel_in_pieces_is_the_parcel_however_they_arrive() -> None:
     def parcel(source: int) -> Parcel:
         rows = {("s", 0): [(g, b"", bytes([source, g]) * 50) for g in range(9)], ("t", 1): [(0, b"", b"x" * 500)]}
