@@ -49,6 +49,7 @@ class SidePlan:
     waits: bool  # elements of the stage's input wait for their window of it
     triggered: bool  # ready as soon as it has fired for a window
     lateness_us: int  # of the elements that look at it
+    format: str  # what its stored elements depend on (state_format.py)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class StagePlan:
     inputs: tuple[InputPlan, ...]
     sides: tuple[SidePlan, ...]
     descriptor: bytes  # beam_fn_api_pb2.ProcessBundleDescriptor
-    state_format: str = ""  # what the stage's keyed state depends on (state_format.py)
+    state_format: str = ""  # what the bytes that it leaves for later epochs depend on (state_format.py)
     sources: tuple[str, ...] = ()  # splittable DoFns that run here
     publishes: tuple[str, ...] = ()  # labels of the publishers that it stages for
 
@@ -104,6 +105,12 @@ class Plan:
         for stage in self.stages:
             digest.update(stage.descriptor)
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Stage or side input -> what its bytes in a checkpoint depend on."""
+        sides = {side.label: side.format for stage in self.stages for side in stage.sides}
+        return sides | {stage.id: stage.state_format for stage in self.stages}
 
     def stage_with(self, transform: str) -> StagePlan:
         return next(s for s in self.stages if transform in s.transforms)

@@ -41,7 +41,7 @@ from spark_jobs.beam_runner.planning.plan import (
     StagePlan,
 )
 from spark_jobs.beam_runner.planning.script import Script, read_script
-from spark_jobs.beam_runner.planning.state_format import state_format
+from spark_jobs.beam_runner.planning.state_format import state_format, stored_format
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
@@ -147,7 +147,8 @@ class _Translation:
             inputs = 0
             for transform in stage.transforms:
                 for tag, pcoll in transform.outputs.items():
-                    self.producer_label[pcoll] = f"{transform.unique_name}.{tag}"
+                    # The first to name it makes it. Those that read it from a buffer have numbers that change.
+                    self.producer_label.setdefault(pcoll, f"{transform.unique_name}.{tag}")
                 if transform.spec.urn == _WRITE:
                     self.writers[transform.spec.payload].append(index)
                 elif transform.spec.urn == _READ:
@@ -193,8 +194,9 @@ class _Translation:
             if _keeps_state(transform):
                 return str(transform.unique_name)
         read = {pcoll for t in stage.transforms if t.spec.urn == _READ for pcoll in t.outputs.values()}
-        first = [t.unique_name for t in stage.transforms if read & set(t.inputs.values())]
-        return str(min(first or [t.unique_name for t in stage.transforms]))
+        steps = [t for t in stage.transforms if t.spec.urn != _WRITE]  # writes are numbered, and numbers change
+        first = [t.unique_name for t in steps if read & set(t.inputs.values())]
+        return str(min(first or [t.unique_name for t in steps]))
 
     def _input_kind(self, stage: Stage, transform: Any) -> str:
         if transform.spec.payload == translations.IMPULSE_BUFFER:
@@ -217,7 +219,7 @@ class _Translation:
         transforms: dict[str, Any] = {}
         sources: list[str] = []
         publishes: list[str] = []
-        needs = ""
+        specs: list[InputSpec] = []
         least_level = [0]
         for transform in stage.transforms:
             copied = beam_runner_api_pb2.PTransform()
@@ -226,9 +228,8 @@ class _Translation:
                 plan, spec = self._input(stage, transform)
                 inputs.append(plan)
                 least_level += [levels[p] + (plan.kind in _RAISES_LEVEL) for p in plan.producers]
+                specs.append(spec)
                 copied.spec.urn, copied.spec.payload = INPUT_URN, pickle.dumps(spec)
-                if plan.kind in (GROUP, KEYED):
-                    needs = self._state_format(stage, spec)
             elif transform.spec.urn == _WRITE:
                 output = self._output(transform)
                 publishes += output.labels(PUBLISH)
@@ -259,7 +260,7 @@ class _Translation:
             inputs=tuple(inputs),
             sides=tuple(sides),
             descriptor=descriptor.SerializeToString(deterministic=True),
-            state_format=needs,
+            state_format=self._state_format(stage, specs[0], sides),
             sources=tuple(sources),
             publishes=tuple(publishes),
         )
@@ -323,19 +324,21 @@ class _Translation:
                     waits=unbounded and transform.spec.urn in phases.WAITS_FOR_SIDES,
                     triggered=unbounded and trigger != "default",
                     lateness_us=1000 * phases.windowing_of(self.components, main).allowed_lateness,
+                    format=stored_format(
+                        self.components,
+                        self.context.data_channel_coders[pcoll],
+                        self.components.pcollections[pcoll].windowing_strategy_id,
+                    ),
                 )
             )
         return plans
 
-    # ---- what keyed state depends on
-    def _state_format(self, stage: Stage, spec: InputSpec) -> str:
-        cells = [
-            (name, cell)
+    # ---- what is left in a checkpoint depends on
+    def _state_format(self, stage: Stage, spec: InputSpec, sides: list[SidePlan]) -> str:
+        dofns = [
+            proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
             for transform in stage.transforms
             if transform.spec.urn in translations.PAR_DO_URNS
-            for name, cell in proto_utils.parse_Bytes(
-                transform.spec.payload, beam_runner_api_pb2.ParDoPayload
-            ).state_specs.items()
         ]
         return state_format(
             self.components,
@@ -343,7 +346,9 @@ class _Translation:
             spec.grouped_coder or spec.coder,
             spec.windowing,
             is_triggered=spec.kind == GROUP,
-            cells=sorted(cells, key=lambda named: named[0]),
+            cells=[cell for dofn in dofns for cell in dofn.state_specs.items()],
+            timers=[timer for dofn in dofns for timer in dofn.timer_family_specs.items()],
+            reads={side.label: max(s.lateness_us for s in sides if s.label == side.label) for side in sides},
         )
 
 

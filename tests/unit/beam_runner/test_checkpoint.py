@@ -20,6 +20,7 @@ MANIFEST = Manifest(
     groups={"sums": {3: KeyGroupMeta((Frame("a.kg", 0, 10, True), Frame("b.kg", 10, 5, False)), 1, 2, 3)}},
     residuals=(Residual("read/Process", b"\x00\xff", 9, 0, 1),),
     sides={"side.None": (SidePart("s.rows", 12), SidePart("inline", 13, (b"one", b"two")))},
+    dropped_us={"side.None": 11},
     waiting=(Waiting("stage", "w.waiting", 5, 6, 1, 2),),
     staged={"publish": (b"{}", b"\xff")},
     metrics={"sums": (b"\x01",)},
