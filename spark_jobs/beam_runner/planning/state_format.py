@@ -38,11 +38,11 @@ def state_format(
     is_triggered: bool,
     cells: Iterable[tuple[str, beam_runner_api_pb2.StateSpec]] = (),
     timers: Iterable[tuple[str, beam_runner_api_pb2.TimerFamilySpec]] = (),
-    reads: Mapping[str, int] | None = None,
+    reads: Mapping[tuple[str, str], int],
 ) -> str:
     """`kind` of the input, ids of its coder and windowing strategy; the state and timers that DoFns declare, by name.
 
-    `reads`: label of each side input -> microseconds after which its windows are not looked at any more.
+    `reads`: step and label of a side input that it looks at -> how late its elements may be, in microseconds.
     """
     context = PipelineContext(components)
     strategy = components.windowing_strategies[windowing]
@@ -65,8 +65,8 @@ def state_format(
     for name, timer in timers:
         domain = beam_runner_api_pb2.TimeDomain.Enum.Name(timer.time_domain)
         words[_TIMERS + name.removeprefix("ts-")] = domain.lower().replace("_", " ")
-    for label, lateness_us in (reads or {}).items():
-        words[_READS + label] = f"{lateness_us / 1e6:g} s late"
+    for (step, label), lateness_us in reads.items():
+        words[_reads(step, label)] = f"{lateness_us / 1e6:g} s late"
     return json.dumps(words, sort_keys=True)
 
 
@@ -103,9 +103,13 @@ def kind_of(text: str) -> str:
     return _words_of(text).get("kind", "")
 
 
-def reads(text: str, label: str) -> str | None:
-    """How a stage of this format reads a side input; None if it does not, or that is not known."""
-    return _words_of(text).get(_READS + label)
+def how_it_reads(text: str, step: str, label: str) -> str | None:
+    """How a step in a stage of this format reads a side input; None if it does not, or that is not known."""
+    return _words_of(text).get(_reads(step, label))
+
+
+def _reads(step: str, label: str) -> str:
+    return f"{_READS}{label} of {step}"
 
 
 def _words_of(text: str) -> dict[str, str]:

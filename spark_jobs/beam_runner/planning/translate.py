@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import graphlib
 import pickle
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -147,8 +149,8 @@ class _Translation:
             inputs = 0
             for transform in stage.transforms:
                 for tag, pcoll in transform.outputs.items():
-                    # The first to name it makes it. Those that read it from a buffer have numbers that change.
-                    self.producer_label.setdefault(pcoll, f"{transform.unique_name}.{tag}")
+                    if transform.spec.payload != translations.create_buffer_id(pcoll):  # else it reads it again
+                        self.producer_label[pcoll] = f"{transform.unique_name}.{tag}"
                 if transform.spec.urn == _WRITE:
                     self.writers[transform.spec.payload].append(index)
                 elif transform.spec.urn == _READ:
@@ -160,8 +162,8 @@ class _Translation:
     def plan(self, test_stream: Any | None) -> Plan:
         planned: list[StagePlan] = []
         levels: dict[str, int] = {}
-        for index, stage in enumerate(self.stages):
-            plan = self._stage_plan(index, stage, levels)
+        for index in self._producers_first():
+            plan = self._stage_plan(index, self.stages[index], levels)
             levels[plan.id] = plan.level
             planned.append(plan)
         options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
@@ -172,6 +174,16 @@ class _Translation:
             self.publishers,
             None if test_stream is None else self._script(test_stream),
         )
+
+    def _producers_first(self) -> Iterable[int]:
+        """Beam's own order takes whatever reads a collection from its buffer for the producer of a side input."""
+        buffers = [
+            [t.spec.payload for t in stage.transforms if t.spec.urn == _READ]
+            + [translations.create_buffer_id(p) for t in stage.transforms for p in translations.side_inputs(t).values()]
+            for stage in self.stages
+        ]
+        needs = {index: [w for buffer in read for w in self.writers[buffer]] for index, read in enumerate(buffers)}
+        return graphlib.TopologicalSorter(needs).static_order()
 
     def _script(self, test_stream: Any) -> Script:
         payload = beam_runner_api_pb2.TestStreamPayload.FromString(test_stream.spec.payload)
@@ -348,7 +360,7 @@ class _Translation:
             is_triggered=spec.kind == GROUP,
             cells=[cell for dofn in dofns for cell in dofn.state_specs.items()],
             timers=[timer for dofn in dofns for timer in dofn.timer_family_specs.items()],
-            reads={side.label: max(s.lateness_us for s in sides if s.label == side.label) for side in sides},
+            reads={(side.transform, side.label): side.lateness_us for side in sides},
         )
 
 

@@ -15,7 +15,7 @@ from spark_jobs.beam_runner.checkpoint.overview import instant
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
 from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, SidePlan, StagePlan
-from spark_jobs.beam_runner.planning.state_format import INPUT, differences, kind_of, reads
+from spark_jobs.beam_runner.planning.state_format import INPUT, differences, how_it_reads, kind_of
 
 UNCHANGED, NEW, GONE, INCOMPATIBLE = "unchanged", "new", "gone", "incompatible"
 
@@ -55,15 +55,16 @@ def carry_over(manifest: Manifest, plan: Plan, where: str, accepted: Collection[
     transforms = {transform for stage in plan.stages for transform in stage.transforms}
     lost = {stage.id: {part.kind for part in _left(manifest, stage) if part.reasons} for stage in plan.stages}
     sides = {side.label: side for stage in plan.stages for side in stage.sides}
-    unkept = {label for label, side in sides.items() if _loses_parts(manifest, side, lost)}
+    anew = {label for label, side in sides.items() if _begins_anew(manifest, side, lost)}
+    partial = anew | {label for label, side in sides.items() if not _is_whole(manifest, side)}
     return replace(
         manifest,
         groups={s: metas for s, metas in manifest.groups.items() if s in steps and _STATE not in lost[s]},
         input_us={s: at for s, at in manifest.input_us.items() if s in steps},
         output_us={s: at for s, at in manifest.output_us.items() if s in steps},  # or the job would never be done
         residuals=tuple(r for r in manifest.residuals if r.transform in transforms),
-        sides={label: parts for label, parts in manifest.sides.items() if label in sides and label not in unkept},
-        dropped_us={s: at for s, at in manifest.dropped_us.items() if s in sides} | dict.fromkeys(unkept, MAX_US),
+        sides={label: parts for label, parts in manifest.sides.items() if label in sides and label not in anew},
+        dropped_us={s: at for s, at in manifest.dropped_us.items() if s in sides} | dict.fromkeys(partial, MAX_US),
         waiting=tuple(w for w in manifest.waiting if w.stage in steps and _WAITING not in lost[w.stage]),
         staged={label: items for label, items in manifest.staged.items() if label in plan.publishers},
     )
@@ -154,13 +155,14 @@ def _of_sides(manifest: Manifest, plan: Plan) -> Iterator[Change]:
 
 def _misses(manifest: Manifest, stage: StagePlan, side: SidePlan, reached_us: int) -> str:
     """Why a step would not find all that it may ask for; "" if it does, or did so before."""
-    if not any(producer in manifest.output_us for producer in side.producers):
+    if not _has_begun(manifest, side):
         return ""
     if manifest.format < FORMAT:
         return (
             "" if stage.id in manifest.output_us else f"{side.transform} is new, and it is not known what was dropped"
         )
-    was, now = (reads(f, side.label) for f in (manifest.fingerprint.get(stage.id, ""), stage.state_format))
+    formats = (manifest.fingerprint.get(stage.id, ""), stage.state_format)
+    was, now = (how_it_reads(text, side.transform, side.label) for text in formats)
     if was == now:
         return ""
     if side.label not in manifest.fingerprint:
@@ -183,16 +185,22 @@ def _reached_us(manifest: Manifest, plan: Plan) -> dict[str, int]:
     return reached
 
 
-def _loses_parts(manifest: Manifest, side: SidePlan, lost: dict[str, set[str]]) -> bool:
-    """Whether what came before is missing from now on, for any later reader too.
+def _has_begun(manifest: Manifest, side: SidePlan) -> bool:
+    return any(producer in manifest.output_us for producer in side.producers)
 
-    Panes count from 0 again if the state of the grouping was dropped: those that are kept would hide them.
+
+def _is_whole(manifest: Manifest, side: SidePlan) -> bool:
+    """Whether all that was dropped of a side input was noted."""
+    return (manifest.format == FORMAT and side.label in manifest.fingerprint) or not _has_begun(manifest, side)
+
+
+def _begins_anew(manifest: Manifest, side: SidePlan, lost: dict[str, set[str]]) -> bool:
+    """Whether the parts that are kept cannot be used.
+
+    Panes count from 0 again if the state of their grouping is dropped: those that are kept would hide them.
     """
-    return bool(
-        (manifest.sides.get(side.label) and _reasons(manifest, side.label, side.format))
-        or (side.label not in manifest.fingerprint and any(p in manifest.output_us for p in side.producers))
-        or (side.triggered and any(_STATE in lost[producer] for producer in side.producers))
-    )
+    fires_anew = side.triggered and any(_STATE in lost[producer] for producer in side.producers)
+    return fires_anew or bool(_reasons(manifest, side.label, side.format))
 
 
 # ---- what is not in the plan
