@@ -18,7 +18,7 @@ from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.planning.upgrade import INCOMPATIBLE, NEW, UNCHANGED, Change, compare, refused
+from spark_jobs.beam_runner.planning.upgrade import INCOMPATIBLE, UNCHANGED, Change, compare, refused
 from tests.model.script import Script, Step, at, step
 from tests.model.stream import Build, Stage
 
@@ -373,7 +373,18 @@ def test_a_checkpoint_that_does_not_tell_is_taken_as_it_is_but_for_what_is_new(s
     is_refused(stage, joined(stage, extra=new_source), "more", "a new source may be an old one by another name")
     stage.play(joined(stage, SIDE_ON, MAIN_ON))
     assert stage.values() == [(1, [20, 40]), (2, [])]
-    assert changes(stage, joined(stage, extra=new_reader))["more"].kind == NEW, "now it is known"
+    assert manifest(stage).format == 3
+    told = refused(changes(stage, joined(stage, extra=new_reader)).values())
+    assert [c.step for c in told] == [VALUE], "what was dropped before is not known still"
+    assert not refused(changes(stage, joined(stage, extra=new_source)).values())
+
+
+def test_an_idle_stream_notes_what_an_older_version_did_not(stage: Stage) -> None:
+    stage.play(joined(stage))
+    as_written_before(stage)
+    stage.play(joined(stage))
+    assert (manifest(stage).format, manifest(stage).epoch) == (3, 2)
+    assert manifest(stage).fingerprint.keys() >= {VALUE, "look", "main/play/Process"}
 
 
 def test_a_side_input_of_a_version_that_named_it_otherwise_is_told(stage: Stage) -> None:
