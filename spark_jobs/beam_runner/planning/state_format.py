@@ -82,6 +82,8 @@ def differences(old: str, new: str, only: Collection[str] = (), *, is_older: boo
     empty. `is_older`: `old` was written by a version that did not look inside of coders.
     """
     before, after = _words_of(old), _words_of(new)
+    if not only:
+        yield from _renamed_cells(before, after)
     for name in sorted({*before, *after}):
         was, now = before.get(name), after.get(name)
         if is_older and now is not None:
@@ -91,6 +93,14 @@ def differences(old: str, new: str, only: Collection[str] = (), *, is_older: boo
         if (name.startswith(_CELLS) and None in (was, now)) or (name.startswith(_TIMERS) and was is None):
             continue
         yield f"{name} was {was or 'none'}, is {now or 'none'}"
+
+
+def _renamed_cells(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+    """A cell by another name would be empty, and what it had is read by nobody."""
+    cells = [name for name in sorted({*before, *after}) if name.startswith(_CELLS)]
+    for gone in (name for name in cells if name not in after):
+        if come := [name for name in cells if name not in before and after[name] == before[gone]]:
+            yield f"{gone} is gone while {' and '.join(come)} is new: if that is its new name, it would be empty"
 
 
 def state_words(text: str) -> dict[str, str]:

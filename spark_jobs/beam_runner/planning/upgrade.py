@@ -173,6 +173,8 @@ def _misses(manifest: Manifest, stage: StagePlan, side: SidePlan, reached_us: in
     dropped_us = manifest.dropped_us.get(side.label)
     if dropped_us is None or dropped_us < asks_from_us:
         return ""
+    if dropped_us >= MAX_US:
+        return f"{side.transform} reads it, and not all of it was kept"
     return f"{side.transform} may look at windows that nobody needed and that were dropped, up to {instant(dropped_us)}"
 
 
@@ -190,8 +192,8 @@ def _has_begun(manifest: Manifest, side: SidePlan) -> bool:
 
 
 def _is_whole(manifest: Manifest, side: SidePlan) -> bool:
-    """Whether all that was dropped of a side input was noted."""
-    return (manifest.format == FORMAT and side.label in manifest.fingerprint) or not _has_begun(manifest, side)
+    """Whether all that was dropped of a side input was noted: since it began, and by a version that notes it."""
+    return side.label in manifest.fingerprint or not _has_begun(manifest, side)
 
 
 def _begins_anew(manifest: Manifest, side: SidePlan, lost: dict[str, set[str]]) -> bool:

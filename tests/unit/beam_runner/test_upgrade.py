@@ -133,7 +133,13 @@ class Ends(counting_job.Count):
             tracker.defer_remainder()
 
 
-CELL = userstate.BagStateSpec("cell", VarIntCoder())
+CELL, OTHER = (userstate.BagStateSpec(name, VarIntCoder()) for name in ("cell", "other"))
+EACH = {"trigger": trigger.Repeatedly(trigger.AfterCount(1))}
+GBK = beam.GroupByKey()
+
+
+def as_text() -> Any:
+    return beam.Map(lambda pair: (pair[0], str(pair[1]))).with_output_types(tuple[int, str])
 
 
 def sets_timer(name: str, domain: Any) -> beam.DoFn:
@@ -228,6 +234,34 @@ def grouped(into: Any, **windowing: Any) -> Build:
             "step",
             r"state cell was bag\(row\{x: int64, y: string\}\), is bag\(row\{y: string, x: int64\}\)",
             id="fields of a row",
+        ),
+        pytest.param(
+            keyed(keeps(CELL, OTHER)),
+            keyed(keeps(OTHER, userstate.BagStateSpec("new", VarIntCoder()))),
+            "step",
+            "state cell is gone while state new is new: if that is its new name, it would be empty",
+            id="state renamed",
+        ),
+        pytest.param(
+            grouped(window.FixedWindows(1000)),
+            lambda p: events(p, 50) | as_text() | beam.WindowInto(window.FixedWindows(1000)) | "group" >> GBK,
+            "group",
+            r"coder was .*kv.varint, varint.* is .*kv.varint, string_utf8",
+            id="coder of values",
+        ),
+        pytest.param(
+            grouped(window.FixedWindows(1000), timestamp_combiner=window.TimestampCombiner.OUTPUT_AT_LATEST),
+            grouped(window.FixedWindows(1000), timestamp_combiner=window.TimestampCombiner.OUTPUT_AT_EARLIEST),
+            "group",
+            "timestamp was latest_in_pane, is earliest_in_pane",
+            id="timestamp",
+        ),
+        pytest.param(
+            grouped(window.FixedWindows(1000), accumulation_mode=trigger.AccumulationMode.DISCARDING, **EACH),
+            grouped(window.FixedWindows(1000), accumulation_mode=trigger.AccumulationMode.ACCUMULATING, **EACH),
+            "group",
+            "panes was discarding, is accumulating",
+            id="panes",
         ),
         pytest.param(
             keyed(keeps(CELL)),

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.coders import FastPrimitivesCoder
-from apache_beam.transforms import window
+from apache_beam.transforms import trigger, window
 from apache_beam.utils.timestamp import Timestamp
 
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
@@ -81,7 +81,9 @@ def counts(available: int, slice_size: int) -> Any:
     return beam.ParDo(counting_job.Count(available, slice_size)).with_output_types(Pair)
 
 
-def streams(root: Path, *sources: int, available: int, name: str = "read", kind: str = "sums") -> Build:
+def streams(
+    root: Path, *sources: int, available: int, name: str = "read", kind: str = "sums", lateness: int = 0
+) -> Build:
     """Sources by number, flattened into a running sum per key, or into sums by windows of 10 seconds."""
 
     def build(p: beam.Pipeline) -> None:
@@ -90,7 +92,11 @@ def streams(root: Path, *sources: int, available: int, name: str = "read", kind:
         if kind == "sums":
             publish(events | "sums" >> beam.ParDo(counting_job.RunningSum()), "to sums", root / "sums")
         else:
-            windowed = events | "windows" >> beam.WindowInto(window.FixedWindows(10))
+            windowed = events | "windows" >> beam.WindowInto(
+                window.FixedWindows(10),
+                allowed_lateness=lateness,
+                accumulation_mode=trigger.AccumulationMode.ACCUMULATING,
+            )
             sums = windowed | "add up" >> beam.CombinePerKey(sum) | "format" >> beam.Map(counting_job._with_window)
             publish(sums, "to windows", root / "windows")
 
@@ -185,6 +191,28 @@ def test_a_new_source_takes_no_watermark_back_and_what_it_has_for_closed_windows
     assert 0 < dropped <= late  # lifting counts what is left of a bundle's elements
 
 
+def test_late_elements_of_a_new_source_change_their_window_at_once(tmp_path: Path) -> None:
+    """The watermark of the step behind has passed the window, and does not go back to where the source begins."""
+    run(tmp_path, streams(tmp_path, 0, available=3000, kind="windows", lateness=1000))
+    shown = len(counting_job.published(tmp_path / "windows"))
+
+    class PauseError(Exception):
+        pass
+
+    def pause(_: Any) -> None:
+        raise PauseError
+
+    with pytest.raises(PauseError):
+        run(tmp_path, streams(tmp_path, 0, 1, available=3000, kind="windows", lateness=1000), on_epoch=pause)
+    late = counting_job.published(tmp_path / "windows")[shown:]
+    expected: Counter[tuple[int, int]] = Counter()
+    for source, count in ((0, 1000), (1, 100)):  # all of the window, and what the first epoch has of the new source
+        for key, value, _ in (counting_job.event(source, index) for index in range(count)):
+            expected[key, 0] += value
+    assert late
+    assert all(expected[key, start] == total for key, start, total in late)
+
+
 def test_a_source_by_another_name_is_not_read_again_unless_that_is_wanted(tmp_path: Path) -> None:
     run(tmp_path, streams(tmp_path, 0, available=150))
 
@@ -259,6 +287,11 @@ def test_a_step_that_is_new_and_gets_nothing_does_not_hold_those_behind_it(tmp_p
         return inner
 
     run(tmp_path, build("old", 1500))
-    assert {start for _, start, _ in counting_job.published(tmp_path / "windows")} == {0}
-    run(tmp_path, build("new", 4500))
+    watermarks: list[int] = []
+    run(
+        tmp_path,
+        build("new", 4500),
+        on_epoch=lambda _: watermarks.append(last_manifest(tmp_path).output_us["add up/Group"]),
+    )
+    assert watermarks == [second * 1_000_000 for second in (19, 24, 29, 34, 39, 44)]
     assert {start for _, start, _ in counting_job.published(tmp_path / "windows")} == {0, 10, 20, 30}
