@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.coders import FastPrimitivesCoder
-from apache_beam.transforms import trigger, window
+from apache_beam.transforms import window
 from apache_beam.utils.timestamp import Timestamp
 
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
@@ -81,22 +81,18 @@ def counts(available: int, slice_size: int) -> Any:
     return beam.ParDo(counting_job.Count(available, slice_size)).with_output_types(Pair)
 
 
-def streams(
-    root: Path, *sources: int, available: int, name: str = "read", kind: str = "sums", lateness: int = 0
-) -> Build:
-    """Sources by number, flattened into a running sum per key, or into sums by windows of 10 seconds."""
+def streams(root: Path, *sources: int, available: int, name: str = "read", kind: str = "sums") -> Build:
+    """Sources by number, flattened into a running sum per key, sums by windows of 10 seconds, or counts by timers."""
 
     def build(p: beam.Pipeline) -> None:
         read = [p | f"source {n}" >> beam.Create([n]) | f"{name} {n}" >> counts(available, 100) for n in sources]
-        events = read | "all" >> beam.Flatten()
+        events = read | "all" >> beam.Flatten() if len(read) > 1 else read[0]
         if kind == "sums":
             publish(events | "sums" >> beam.ParDo(counting_job.RunningSum()), "to sums", root / "sums")
+        elif kind == "quiet":
+            publish(events | "quiet" >> beam.ParDo(counting_job.CountWhenQuiet()), "to quiet", root / "quiet")
         else:
-            windowed = events | "windows" >> beam.WindowInto(
-                window.FixedWindows(10),
-                allowed_lateness=lateness,
-                accumulation_mode=trigger.AccumulationMode.ACCUMULATING,
-            )
+            windowed = events | "windows" >> beam.WindowInto(window.FixedWindows(10))
             sums = windowed | "add up" >> beam.CombinePerKey(sum) | "format" >> beam.Map(counting_job._with_window)
             publish(sums, "to windows", root / "windows")
 
@@ -191,10 +187,8 @@ def test_a_new_source_takes_no_watermark_back_and_what_it_has_for_closed_windows
     assert 0 < dropped <= late  # lifting counts what is left of a bundle's elements
 
 
-def test_late_elements_of_a_new_source_change_their_window_at_once(tmp_path: Path) -> None:
-    """The watermark of the step behind has passed the window, and does not go back to where the source begins."""
-    run(tmp_path, streams(tmp_path, 0, available=3000, kind="windows", lateness=1000))
-    shown = len(counting_job.published(tmp_path / "windows"))
+def test_timers_of_late_elements_of_a_new_source_fire_at_once(tmp_path: Path) -> None:
+    """The watermark of the step is past them, and does not go back to where the source begins."""
 
     class PauseError(Exception):
         pass
@@ -202,15 +196,14 @@ def test_late_elements_of_a_new_source_change_their_window_at_once(tmp_path: Pat
     def pause(_: Any) -> None:
         raise PauseError
 
+    run(tmp_path, streams(tmp_path, 0, available=3000, kind="quiet"))
+    shown = len(counting_job.published(tmp_path / "quiet"))
     with pytest.raises(PauseError):
-        run(tmp_path, streams(tmp_path, 0, 1, available=3000, kind="windows", lateness=1000), on_epoch=pause)
-    late = counting_job.published(tmp_path / "windows")[shown:]
-    expected: Counter[tuple[int, int]] = Counter()
-    for source, count in ((0, 1000), (1, 100)):  # all of the window, and what the first epoch has of the new source
-        for key, value, _ in (counting_job.event(source, index) for index in range(count)):
-            expected[key, 0] += value
-    assert late
-    assert all(expected[key, start] == total for key, start, total in late)
+        run(tmp_path, streams(tmp_path, 0, 1, available=3000, kind="quiet"), on_epoch=pause)
+    counts = Counter(counting_job.event(0, index)[0] for index in range(3000))
+    late = Counter(counting_job.event(1, index)[0] for index in range(100))  # of the first epoch
+    fired = counting_job.published(tmp_path / "quiet")[shown:]
+    assert sorted(fired) == sorted([key, counts[key] + late[key]] for key in late)
 
 
 def test_a_source_by_another_name_is_not_read_again_unless_that_is_wanted(tmp_path: Path) -> None:
