@@ -310,12 +310,15 @@ class EpochLoop:
         metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
         sides = {label: list(parts) for label, parts in last.sides.items()}
+        thinned = set(last.thinned)
         released: set[str] = set()
         waiting: list[Waiting] = []
         residuals = list(rest)
         for label, part in ((label, part) for report in reports for label, part in report.folded.items()):
             run = order.folds[label]
             sides[label][-len(run) :] = [part]
+            if not self._plan.is_seen_whole(label):
+                thinned.add(label)
             self._folded[part.name] = frozenset(other.name for other in run)
         for report in reports:
             for stage, watermark in report.output_us.items():
@@ -350,6 +353,7 @@ class EpochLoop:
             residuals=tuple(residuals),
             sides=readable,
             dropped_us=_dropped_us(last, sides, readable),
+            thinned=tuple(sorted(thinned)),
             waiting=tuple(waiting),
             staged={label: tuple(items) for label, items in staged.items()},
             metrics={
@@ -416,15 +420,14 @@ class EpochLoop:
 
 
 def _dropped_us(
-    last: Manifest, added: Mapping[str, list[SidePart]], readable: Mapping[str, tuple[SidePart, ...]]
+    last: Manifest, sides: Mapping[str, list[SidePart]], readable: Mapping[str, tuple[SidePart, ...]]
 ) -> dict[str, int]:
     """Up to where each side input has no parts any more: a reader that is new may have to look there."""
     dropped_us = dict(last.dropped_us)
-    for label in {*last.sides, *added}:
+    for label, parts in sides.items():
         kept = {part.name for part in readable.get(label, ())}
-        for part in (*last.sides.get(label, ()), *added.get(label, ())):
-            if part.name not in kept:
-                dropped_us[label] = max(part.end_us, dropped_us.get(label, MIN_US))
+        if gone := [part.end_us for part in parts if part.name not in kept]:
+            dropped_us[label] = max(*gone, dropped_us.get(label, MIN_US))
     return dropped_us
 
 

@@ -87,6 +87,7 @@ class Manifest:
     residuals: tuple[Residual, ...] = ()
     sides: dict[str, tuple[SidePart, ...]] = field(default_factory=dict)  # side input -> its parts
     dropped_us: dict[str, int] = field(default_factory=dict)  # side input -> greatest end of the parts it has no more
+    thinned: tuple[str, ...] = ()  # side inputs of whose parts only what their readers could see is left
     waiting: tuple[Waiting, ...] = ()
     staged: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # publish label -> descriptors of this epoch
     metrics: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # stage -> monitoring infos since the start
@@ -138,6 +139,7 @@ class Manifest:
                 for label, parts in self.sides.items()
             },
             "dropped_us": self.dropped_us,
+            "thinned": self.thinned,
             "waiting": [list(astuple(w)) for w in self.waiting],
             "staged": {label: [_text(item) for item in items] for label, items in self.staged.items()},
             "metrics": {stage: [_text(info) for info in infos] for stage, infos in self.metrics.items()},
@@ -191,6 +193,7 @@ class Manifest:
                 for label, parts in data["sides"].items()
             },
             dropped_us=data.get("dropped_us", {}),
+            thinned=tuple(data.get("thinned", ())),
             waiting=tuple(Waiting(*fields) for fields in data["waiting"]),
             staged={label: tuple(map(_bytes, items)) for label, items in data["staged"].items()},
             metrics={stage: tuple(map(_bytes, infos)) for stage, infos in data["metrics"].items()},

@@ -24,6 +24,8 @@ FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE, SCRIPT = (
     "script",
 )
 STATEFUL_KINDS = frozenset([GROUP, KEYED])
+# What a reader sees of the elements of a side input's window. Those that no reader sees are not kept for ever.
+ALL_PANES, LATEST_PANE, LAST_OF_KEY = "all panes", "the latest pane", "the last value of each key"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class SidePlan:
     tag: str
     label: str  # what its elements are stored under
     spec: bytes  # beam_runner_api_pb2.SideInput
+    view: str
     coder: str
     producers: tuple[str, ...]
     unbounded: bool  # complete by window, not as a whole
@@ -111,6 +114,10 @@ class Plan:
         """Stage or side input -> what its bytes in a checkpoint depend on."""
         sides = {side.label: side.format for stage in self.stages for side in stage.sides}
         return sides | {stage.id: stage.state_format for stage in self.stages}
+
+    def is_seen_whole(self, label: str) -> bool:
+        """Whether a reader of the side input sees all of its elements."""
+        return any(s.view == ALL_PANES for stage in self.stages for s in stage.sides if s.label == label)
 
     def stage_with(self, transform: str) -> StagePlan:
         return next(s for s in self.stages if transform in s.transforms)

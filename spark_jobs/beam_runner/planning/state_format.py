@@ -38,11 +38,11 @@ def state_format(
     is_triggered: bool,
     cells: Iterable[tuple[str, beam_runner_api_pb2.StateSpec]] = (),
     timers: Iterable[tuple[str, beam_runner_api_pb2.TimerFamilySpec]] = (),
-    reads: Mapping[tuple[str, str], int],
+    reads: Mapping[tuple[str, str], tuple[str, int]],
 ) -> str:
     """`kind` of the input, ids of its coder and windowing strategy; the state and timers that DoFns declare, by name.
 
-    `reads`: step and label of a side input that it looks at -> how late its elements may be, in microseconds.
+    `reads`: step and label of a side input that it looks at -> its view, and how late it may look, in microseconds.
     """
     context = PipelineContext(components)
     strategy = components.windowing_strategies[windowing]
@@ -63,10 +63,11 @@ def state_format(
         ]
         words[_CELLS + name] = f"{cell.removesuffix('_spec')}({', '.join(coders)})"
     for name, timer in timers:
-        domain = beam_runner_api_pb2.TimeDomain.Enum.Name(timer.time_domain)
-        words[_TIMERS + name.removeprefix("ts-")] = domain.lower().replace("_", " ")
-    for (step, label), lateness_us in reads.items():
-        words[_reads(step, label)] = f"{lateness_us / 1e6:g} s late"
+        domain = beam_runner_api_pb2.TimeDomain.Enum.Name(timer.time_domain).lower().replace("_", " ")
+        coder_words = _coder_words(components, context, timer.timer_family_coder_id)
+        words[_TIMERS + name.removeprefix("ts-")] = f"{domain}, {coder_words}"
+    for (step, label), (view, lateness_us) in reads.items():
+        words[_reads(step, label)] = f"{view}, {lateness_us / 1e6:g} s late"
     return json.dumps(words, sort_keys=True)
 
 
@@ -116,6 +117,14 @@ def kind_of(text: str) -> str:
 def how_it_reads(text: str, step: str, label: str) -> str | None:
     """How a step in a stage of this format reads a side input; None if it does not, or that is not known."""
     return _words_of(text).get(_reads(step, label))
+
+
+def views(formats: Iterable[str], label: str) -> set[str]:
+    """How the steps in stages of these formats view a side input."""
+    begin = _reads("", label)
+    return {
+        value.partition(",")[0] for text in formats for name, value in _words_of(text).items() if name.startswith(begin)
+    }
 
 
 def _reads(step: str, label: str) -> str:

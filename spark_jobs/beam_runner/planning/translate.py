@@ -12,6 +12,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
+from apache_beam.pvalue import SideInputData
 
 from common.publish import PUBLISH_URN
 from spark_jobs.beam_runner.beam_internals import (
@@ -20,6 +21,7 @@ from spark_jobs.beam_runner.beam_internals import (
     TransformContext,
     bundle_processor,
     common_urns,
+    is_singleton,
     proto_utils,
     translations,
 )
@@ -29,10 +31,13 @@ from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.keyed import grouped
 from spark_jobs.beam_runner.planning import phases
 from spark_jobs.beam_runner.planning.plan import (
+    ALL_PANES,
     FORWARD,
     GROUP,
     IMPULSE,
     KEYED,
+    LAST_OF_KEY,
+    LATEST_PANE,
     PUBLISH,
     SCRIPT,
     SHUFFLE,
@@ -330,6 +335,7 @@ class _Translation:
                     tag=tag,
                     label=self.producer_label.get(pcoll, pcoll),
                     spec=side.SerializeToString(deterministic=True),
+                    view=_view(side, PipelineContext(self.components), unbounded=unbounded),
                     coder=self.context.safe_coders[self.context.data_channel_coders[pcoll]],
                     producers=tuple(sorted({self.ids[w] for w in writers})),
                     unbounded=unbounded,
@@ -360,8 +366,15 @@ class _Translation:
             is_triggered=spec.kind == GROUP,
             cells=[cell for dofn in dofns for cell in dofn.state_specs.items()],
             timers=[timer for dofn in dofns for timer in dofn.timer_family_specs.items()],
-            reads={(side.transform, side.label): side.lateness_us for side in sides},
+            reads={(side.transform, side.label): (side.view, side.lateness_us) for side in sides},
         )
+
+
+def _view(side: Any, context: PipelineContext, *, unbounded: bool) -> str:
+    view_fn = SideInputData.from_runner_api(side, context).view_fn
+    if view_fn is dict:
+        return LAST_OF_KEY
+    return LATEST_PANE if unbounded and is_singleton(view_fn) else ALL_PANES
 
 
 def _is_plain(value: object) -> bool:

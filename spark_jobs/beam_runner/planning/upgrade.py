@@ -14,8 +14,8 @@ from spark_jobs.beam_runner.checkpoint.manifest import FORMAT, Manifest
 from spark_jobs.beam_runner.checkpoint.overview import instant
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
 from spark_jobs.beam_runner.errors import CheckpointError
-from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, SidePlan, StagePlan
-from spark_jobs.beam_runner.planning.state_format import INPUT, differences, how_it_reads, kind_of
+from spark_jobs.beam_runner.planning.plan import ALL_PANES, IMPULSE, Plan, SidePlan, StagePlan
+from spark_jobs.beam_runner.planning.state_format import INPUT, differences, how_it_reads, kind_of, views
 
 UNCHANGED, NEW, GONE, INCOMPATIBLE = "unchanged", "new", "gone", "incompatible"
 
@@ -65,6 +65,7 @@ def carry_over(manifest: Manifest, plan: Plan, where: str, accepted: Collection[
         residuals=tuple(r for r in manifest.residuals if r.transform in transforms),
         sides={label: parts for label, parts in manifest.sides.items() if label in sides and label not in anew},
         dropped_us={s: at for s, at in manifest.dropped_us.items() if s in sides} | dict.fromkeys(partial, MAX_US),
+        thinned=tuple(label for label in manifest.thinned if label in sides),
         waiting=tuple(w for w in manifest.waiting if w.stage in steps and _WAITING not in lost[w.stage]),
         staged={label: items for label, items in manifest.staged.items() if label in plan.publishers},
     )
@@ -172,6 +173,9 @@ def _misses(manifest: Manifest, stage: StagePlan, side: SidePlan, reached_us: in
     asks_from_us = MIN_US if is_open else reached_us - side.lateness_us
     dropped_us = manifest.dropped_us.get(side.label)
     if dropped_us is None or dropped_us < asks_from_us:
+        was_seen = views(manifest.fingerprint.values(), side.label)
+        if side.label in manifest.thinned and not was_seen & {side.view, ALL_PANES}:
+            return f"{side.transform} reads {side.view} of it, and no more than {_and(sorted(was_seen))} was kept"
         return ""
     if dropped_us >= MAX_US:
         return f"{side.transform} reads it, and not all of it was kept"

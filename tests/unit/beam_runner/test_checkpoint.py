@@ -21,6 +21,7 @@ MANIFEST = Manifest(
     residuals=(Residual("read/Process", b"\x00\xff", 9, 0, 1),),
     sides={"side.None": (SidePart("s.rows", 12), SidePart("inline", 13, (b"one", b"two")))},
     dropped_us={"side.None": 11},
+    thinned=("side.None",),
     waiting=(Waiting("stage", "w.waiting", 5, 6, 1, 2),),
     staged={"publish": (b"{}", b"\xff")},
     metrics={"sums": (b"\x01",)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -110,6 +111,29 @@ def test_producers_come_first_whatever_order_beam_has(monkeypatch: pytest.Monkey
         for producer in (*stage.producers, *(p for side in stage.sides for p in side.producers)):
             assert order.index(producer) < order.index(stage.id)
     assert {side.label for stage in plan.stages for side in stage.sides} == {"as is.None", "both/Read.None"}
+
+
+PRINT_TIMERS = """
+from tests.unit.beam_runner.test_plan import *
+class Timed(beam.DoFn):
+    T = userstate.TimerSpec("t", userstate.TimeDomain.WATERMARK)
+    def process(self, pair, side, timer=beam.DoFn.TimerParam(T)):
+        timer.set(1)
+    @userstate.on_timer(T)
+    def fired(self):
+        pass
+def build(p):
+    side = p | "names" >> beam.Create([("x", "y")])
+    _ = pairs(p) | "step" >> beam.ParDo(Timed(), beam.pvalue.AsDict(side))
+(kept,) = [s.state_format for s in plan_of(build).stages if s.keeps_state]
+print(kept)
+"""
+
+
+def test_timers_are_encoded_with_the_key_of_the_main_input_whatever_the_hash_seed() -> None:
+    """Beam takes any input's, also a side input's: a restart would read timers with another coder."""
+    (kept,) = hash_seeds.outputs(PRINT_TIMERS, 4)
+    assert json.loads(kept)["timer t"] == "event time, timer(varint, global_window)"
 
 
 PRINT_PLAN = """

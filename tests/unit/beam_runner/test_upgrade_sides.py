@@ -283,6 +283,38 @@ def test_a_reader_that_takes_later_elements_than_before_may_ask_for_dropped_wind
     is_refused(stage, far(stage, slow=[], look_late=False, lateness=100), VALUE, "look may look at windows that")
 
 
+@pytest.mark.parametrize("view", [AsSingleton, AsDict, AsList])
+def test_what_no_reader_saw_of_a_side_input_that_was_folded_is_not_there_for_a_new_one(stage: Stage, view: Any) -> None:
+    """AsSingleton sees the latest pane: more than 32 are folded to that."""
+    fired = [step(at(n, (f"k{n}", n)), watermark=n) for n in range(50)]
+
+    def build(main: list[Step], **views: Any) -> Build:
+        def inner(p: beam.Pipeline) -> None:
+            each = beam.WindowInto(
+                GlobalWindows(), trigger=Repeatedly(AfterCount(1)), accumulation_mode=AccumulationMode.DISCARDING
+            )
+            side = p | "side" >> Script(fired, stays=True) | "each" >> each
+            latest = side | "key" >> beam.Map(lambda pair: ("", pair)) | "latest" >> beam.GroupByKey()
+            pairs = latest | "pairs" >> beam.FlatMap(lambda kv: kv[1]).with_output_types(tuple[str, int])
+            mains = p | "main" >> Script(main, stays=True)
+            for name, view in views.items():
+                shown = beam.Map(lambda pair, s: (pair[1], s if isinstance(s, tuple) else dict(s)), view(pairs))
+                stage.collect(mains | name >> shown, name)
+
+        return inner
+
+    first = [*[step()] * 50, step(at(1, ("a", 1))), step()]
+    stage.play(build(first, look=AsSingleton))
+    assert manifest(stage).thinned == ("pairs.None",)
+    changed = build([*first, step(at(2, ("a", 2)))], look=AsSingleton, new=view)
+    if view is AsSingleton:
+        stage.play(changed)
+        assert stage.values("look") == [(1, ("k49", 49)), (2, ("k49", 49))]
+        assert stage.values("new") == [(2, ("k49", 49))]
+    else:
+        is_refused(stage, changed, "pairs.None", "new reads .* of it, and no more than the latest pane was kept")
+
+
 # ---- names
 def test_a_side_input_is_found_again_when_the_pipeline_around_it_changes(stage: Stage) -> None:
     """What is also read downstream passes through a buffer, which has a number that changes."""
@@ -382,8 +414,9 @@ def test_a_checkpoint_that_does_not_tell_is_taken_as_it_is_but_for_what_is_new(s
 def test_an_idle_stream_notes_what_an_older_version_did_not(stage: Stage) -> None:
     stage.play(joined(stage))
     as_written_before(stage)
+    before = manifest(stage).epoch
     stage.play(joined(stage))
-    assert (manifest(stage).format, manifest(stage).epoch) == (3, 2)
+    assert (manifest(stage).format, manifest(stage).epoch) == (3, before + 1)
     assert manifest(stage).fingerprint.keys() >= {VALUE, "look", "main/play/Process"}
 
 
