@@ -1,8 +1,7 @@
 """A stream whose pipeline changes under way, with state, waiting elements and side inputs in its checkpoint.
 
-All that comes out, before and after, is compared with what is expected.
-
-Each test plays the old pipeline until its script has nothing more, then the new one, with the script's other half.
+Each test plays the old pipeline with the first half of its script, then the new one with all of it; what comes out of
+both is compared with what is expected of the whole.
 """
 
 from __future__ import annotations

@@ -113,11 +113,10 @@ def _of_stages(manifest: Manifest, plan: Plan) -> Iterator[Change]:
     for stage in sorted(plan.stages, key=lambda stage: (stage.level, stage.id)):
         left = list(_left(manifest, stage))
         unreadable = [part for part in left if part.reasons]
-        if stage.id not in manifest.output_us:
-            why = _why_no_new_source(manifest) if stage.from_impulse else ""
-            yield Change(
-                stage.id, *((INCOMPATIBLE, why) if why else (NEW, "starts with nothing, at what comes from now on"))
-            )
+        if stage.id not in manifest.output_us and stage.from_impulse and (why := _why_no_new_source(manifest)):
+            yield Change(stage.id, INCOMPATIBLE, why)
+        elif stage.id not in manifest.output_us:
+            yield Change(stage.id, NEW, "starts with nothing, at what comes from now on")
         elif unreadable:
             reasons = dict.fromkeys(reason for part in unreadable for reason in part.reasons)
             # Without what is left of its restrictions a source would be silent for ever.
@@ -128,7 +127,7 @@ def _of_stages(manifest: Manifest, plan: Plan) -> Iterator[Change]:
 
 
 def _why_no_new_source(manifest: Manifest) -> str:
-    """ "" if sources may be added: their first epoch is the first one after the start."""
+    """Empty if sources may be added: their first epoch is the first one after the start."""
     if manifest.done or manifest.draining:
         return "a new source would never run: the stream was drained, or has ended"
     if manifest.format < FORMAT:
@@ -159,9 +158,8 @@ def _misses(manifest: Manifest, stage: StagePlan, side: SidePlan, reached_us: in
     if not _has_begun(manifest, side):
         return ""
     if manifest.format < FORMAT:
-        return (
-            "" if stage.id in manifest.output_us else f"{side.transform} is new, and it is not known what was dropped"
-        )
+        is_new = stage.id not in manifest.output_us
+        return f"{side.transform} is new, and it is not known what was dropped" if is_new else ""
     formats = (manifest.fingerprint.get(stage.id, ""), stage.state_format)
     was, now = (how_it_reads(text, side.transform, side.label) for text in formats)
     if was == now:
@@ -206,7 +204,7 @@ def _begins_anew(manifest: Manifest, side: SidePlan, lost: dict[str, set[str]]) 
     Panes count from 0 again if the state of their grouping is dropped: those that are kept would hide them.
     """
     fires_anew = side.triggered and any(_STATE in lost[producer] for producer in side.producers)
-    return fires_anew or bool(_reasons(manifest, side.label, side.format))
+    return side.label in manifest.sides and (fires_anew or bool(_reasons(manifest, side.label, side.format)))
 
 
 # ---- what is not in the plan
