@@ -33,7 +33,8 @@ from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.runners.worker import bundle_processor, operation_specs, operations
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler
-from apache_beam.transforms.core import CombineFn, DoFn, Windowing
+from apache_beam.transforms.core import CombineFn, DoFn, ParDo, Windowing
+from apache_beam.transforms.sideinputs import SIDE_INPUT_PREFIX
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.typehints import row_type
 from apache_beam.typehints.schema_registry import SCHEMA_REGISTRY
@@ -93,6 +94,18 @@ ENCODED_IMPULSE: bytes = (
     .get_impl()
     .encode_nested(GlobalWindows.windowed_value(b""))
 )
+
+
+_get_key_and_window_coder = ParDo._get_key_and_window_coder
+
+
+def _of_main_input(self: ParDo, named_inputs: Any) -> Any:
+    """Coders of a stateful ParDo's timers. Beam takes any of its inputs, by the hash seed, also a side input."""
+    main = {tag: pcoll for tag, pcoll in (named_inputs or {}).items() if not tag.startswith(SIDE_INPUT_PREFIX)}
+    return _get_key_and_window_coder(self, main or None)
+
+
+ParDo._get_key_and_window_coder = _of_main_input
 
 
 def prepare_proto(pipeline: Pipeline, options: PipelineOptions) -> Any:

@@ -32,7 +32,7 @@ from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newes
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import WorkerLostError
 from spark_jobs.beam_runner.metrics import consolidate
-from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan
+from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
 from spark_jobs.beam_runner.planning.upgrade import carry_over
 from spark_jobs.beam_runner.transport import Transport
@@ -152,12 +152,16 @@ class EpochLoop:
         return (script.events[played], script.residuals(played + 1)) if played < len(script.events) else (None, [])
 
     def _anything_due(self) -> bool:
-        if self._drain.is_set() and not self.manifest.draining:
+        if self._unmet_stages() or (self._drain.is_set() and not self.manifest.draining):
             return True
         now = self._now_us()
         return any(r.due_us <= now for r in self.manifest.residuals) or any(
             meta.next_real_us <= now for meta in self._metas()
         )
+
+    def _unmet_stages(self) -> list[StagePlan]:
+        """Stages of which no epoch was committed yet: all at first, those that are new after an upgrade."""
+        return [stage for stage in self._plan.stages if stage.id not in self.manifest.output_us]
 
     def _anything_coming(self) -> bool:
         return bool(self.manifest.residuals) or any(meta.next_real_us < NEVER_US for meta in self._metas())
@@ -262,17 +266,19 @@ class EpochLoop:
     def _first_parcels(
         self, due: list[Residual], event: ScriptEvent | None, order: EpochOrder
     ) -> tuple[int, dict[int, Parcel]]:
-        """Impulses of the first epoch, or residuals and a script's event; and the lowest level with anything to do."""
+        """Impulses of stages that are new, residuals, a script's event; and the lowest level with anything to do.
+
+        A stage that is new is run even if it gets nothing: until it has a watermark, those behind it stand still.
+        """
         partitions = order.partitions
         rows: dict[int, dict[EdgeId, list[Row]]] = {p: defaultdict(list) for p in range(partitions)}
         levels = {stage.id: stage.level for stage in self._plan.stages}
         busy: set[int] = set()
-        if self.manifest.epoch < 0:
-            busy.add(0)
-            for stage in self._plan.stages:
-                for index, plan in enumerate(stage.inputs):
-                    if plan.kind == IMPULSE:
-                        rows[0][stage.id, index].append((0, b"", ENCODED_IMPULSE))
+        for stage in self._unmet_stages():
+            busy.add(stage.level)
+            for index, plan in enumerate(stage.inputs):
+                if plan.kind == IMPULSE:
+                    rows[0][stage.id, index].append((0, b"", ENCODED_IMPULSE))
         if event is not None:
             busy.add(0)
             if event.chunk:
@@ -304,12 +310,15 @@ class EpochLoop:
         metrics = self.monitoring_infos()  # since the start of the checkpoint; this epoch's are added
         staged: dict[str, list[bytes]] = defaultdict(list)
         sides = {label: list(parts) for label, parts in last.sides.items()}
+        thinned = set(last.thinned)
         released: set[str] = set()
         waiting: list[Waiting] = []
         residuals = list(rest)
         for label, part in ((label, part) for report in reports for label, part in report.folded.items()):
             run = order.folds[label]
             sides[label][-len(run) :] = [part]
+            if not self._plan.is_seen_whole(label):
+                thinned.add(label)
             self._folded[part.name] = frozenset(other.name for other in run)
         for report in reports:
             for stage, watermark in report.output_us.items():
@@ -331,17 +340,20 @@ class EpochLoop:
         waiting += [w for w in last.waiting if w.file not in released]
         done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
         idle_group = KeyGroupMeta()
+        readable = {} if done else self._readable_sides(sides, output_us, residuals)
         return Manifest(
             epoch=last.epoch + 1,
             job=last.next_job or last.job,
             committed_us=now_us(),
             key_groups=last.key_groups,
-            fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
+            fingerprint=self._plan.fingerprint,
             input_us={**last.input_us, **input_us},
             output_us=output_us,
             groups={s: {n: m for n, m in metas.items() if m != idle_group} for s, metas in groups.items()},
             residuals=tuple(residuals),
-            sides={} if done else self._readable_sides(sides, output_us, residuals),
+            sides=readable,
+            dropped_us=_dropped_us(last, sides, readable),
+            thinned=tuple(sorted(thinned)),
             waiting=tuple(waiting),
             staged={label: tuple(items) for label, items in staged.items()},
             metrics={
@@ -407,6 +419,18 @@ class EpochLoop:
         return sum_counters(self.manifest.metrics)
 
 
+def _dropped_us(
+    last: Manifest, sides: Mapping[str, list[SidePart]], readable: Mapping[str, tuple[SidePart, ...]]
+) -> dict[str, int]:
+    """Up to where each side input has no parts any more: a reader that is new may have to look there."""
+    dropped_us = dict(last.dropped_us)
+    for label, parts in sides.items():
+        kept = {part.name for part in readable.get(label, ())}
+        if gone := [part.end_us for part in parts if part.name not in kept]:
+            dropped_us[label] = max(*gone, dropped_us.get(label, MIN_US))
+    return dropped_us
+
+
 def _same_position(last: Manifest, new: Manifest) -> bool:
     """Nothing but the clock moved: the same restrictions are left, and no state, output or watermark changed."""
     left = [sorted((r.transform, r.element, r.watermark_us) for r in m.residuals) for m in (last, new)]
@@ -419,4 +443,5 @@ def _same_position(last: Manifest, new: Manifest) -> bool:
         and last.input_us == new.input_us
         and last.sides == new.sides
         and last.waiting == new.waiting
+        and last.fingerprint == new.fingerprint
     )

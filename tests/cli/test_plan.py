@@ -27,9 +27,13 @@ def document(outcome: Any) -> Any:
 
 
 def commit(folder: Path, change: Callable[[str, dict[str, str]], dict[str, str]], plan: Any) -> None:
-    """Epoch 0 of a job with this plan and state in every step that keeps any; `change` alters what that needs."""
+    """Epoch 0 of a job with this plan and state in every step that keeps any; `change` alters what that needs.
+
+    In the format before the present one, which told of steps with state only.
+    """
     kept = {s["id"]: s["state"] for s in plan["stages"] if s["state"]}
     manifest = Manifest(
+        format=2,
         epoch=0,
         key_groups=64,
         fingerprint={step: json.dumps(change(step, words), sort_keys=True) for step, words in kept.items()},

@@ -15,9 +15,9 @@ from apache_beam.coders import coder_impl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.pvalue import SideInputData
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns, is_singleton
+from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
-from spark_jobs.beam_runner.planning.plan import SidePlan
+from spark_jobs.beam_runner.planning.plan import LAST_OF_KEY, LATEST_PANE, SidePlan
 
 INLINE_BYTES = 1 << 20  # a larger part is written to the checkpoint by its task and does not pass the driver
 _COUNT = struct.Struct(">i")
@@ -35,8 +35,8 @@ class SideTable:
         coder = context.coders[plan.coder]
         element = coder.wrapped_value_coder
         self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
-        self._by_pane = plan.unbounded and is_singleton(data.view_fn)
-        self._by_key = data.view_fn is dict and element.is_kv_coder()
+        self._by_pane = plan.view == LATEST_PANE
+        self._by_key = plan.view == LAST_OF_KEY and element.is_kv_coder()
         self._key_impl = element.key_coder().get_impl() if self._keyed or self._by_key else None
         self._elements = 0
         self._value_impl = (element.value_coder() if self._keyed else element).get_impl()

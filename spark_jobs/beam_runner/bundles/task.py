@@ -98,7 +98,7 @@ class _LevelRun:
         aside_us = MAX_US
         if sides:
             rows, aside_us = self._wait_for_sides(stage, rows, sides)
-            input_us = max(min(input_us, aside_us), order.previous_input_us(stage.id))
+        input_us = max(min(input_us, aside_us), order.previous_input_us(stage.id))  # never back, as a new producer is
         metas = {n: m for n, m in order.groups.get(stage.id, {}).items() if n % order.partitions == self.part}
         due = {n for n, m in metas.items() if self._is_due(m, input_us)}
         hold_us = min([m.hold_us for n, m in metas.items()], default=MAX_US)

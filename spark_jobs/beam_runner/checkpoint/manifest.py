@@ -11,7 +11,8 @@ from typing import Any
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 
-FORMAT = 2  # 1, before the first release, had no checksum
+FORMAT = 3  # 2 had formats of stages with state only; 1, before the first release, had no checksum
+_READABLE = (2, FORMAT)
 _CHECKSUM = b',"crc32":'  # last in the file
 
 
@@ -73,17 +74,20 @@ class Waiting:
 class Manifest:
     """State of a job after epoch `epoch`. Keys are stable step labels, never positions in a plan."""
 
+    format: int = FORMAT
     epoch: int = -1
     job: str = ""  # id under which this epoch is published
     next_job: str = ""  # id under which later ones are; "" = the same. Set in a copy (see transfer.py)
     committed_us: int = 0  # by the driver's clock
     key_groups: int = 0
-    fingerprint: dict[str, str] = field(default_factory=dict)  # keyed stage -> what its state depends on
+    fingerprint: dict[str, str] = field(default_factory=dict)  # stage or side input -> what its bytes depend on
     input_us: dict[str, int] = field(default_factory=dict)  # stage -> input watermark, for stages with state
     output_us: dict[str, int] = field(default_factory=dict)  # stage -> output watermark
     groups: dict[str, dict[int, KeyGroupMeta]] = field(default_factory=dict)
     residuals: tuple[Residual, ...] = ()
     sides: dict[str, tuple[SidePart, ...]] = field(default_factory=dict)  # side input -> its parts
+    dropped_us: dict[str, int] = field(default_factory=dict)  # side input -> greatest end of the parts it has no more
+    thinned: tuple[str, ...] = ()  # side inputs of whose parts only what their readers could see is left
     waiting: tuple[Waiting, ...] = ()
     staged: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # publish label -> descriptors of this epoch
     metrics: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # stage -> monitoring infos since the start
@@ -101,7 +105,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         data = {
-            "format": FORMAT,
+            "format": self.format,
             "epoch": self.epoch,
             "job": self.job,
             "next_job": self.next_job,
@@ -134,6 +138,8 @@ class Manifest:
                 ]
                 for label, parts in self.sides.items()
             },
+            "dropped_us": self.dropped_us,
+            "thinned": self.thinned,
             "waiting": [list(astuple(w)) for w in self.waiting],
             "staged": {label: [_text(item) for item in items] for label, items in self.staged.items()},
             "metrics": {stage: [_text(info) for info in infos] for stage, infos in self.metrics.items()},
@@ -149,15 +155,16 @@ class Manifest:
             version = data["format"]
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(f"{where} is not a manifest, or not all of it.", hint=hint) from None
-        if version != FORMAT:
+        if version not in _READABLE:
             raise CheckpointError(
-                f"{where} has manifest format {version}; this version reads {FORMAT}.",
+                f"{where} has manifest format {version}; this version reads {' and '.join(map(str, _READABLE))}.",
                 hint="Run the version of the project that wrote it.",
             )
         body, _, checksum = raw.rpartition(_CHECKSUM)
         if checksum != b"%d}" % zlib.crc32(body + b"}"):
             raise CheckpointError(f"{where} is damaged: its bytes are not those that were written.", hint=hint)
         return cls(
+            format=version,
             epoch=data["epoch"],
             job=data["job"],
             next_job=data["next_job"],
@@ -185,6 +192,8 @@ class Manifest:
                 )
                 for label, parts in data["sides"].items()
             },
+            dropped_us=data.get("dropped_us", {}),
+            thinned=tuple(data.get("thinned", ())),
             waiting=tuple(Waiting(*fields) for fields in data["waiting"]),
             staged={label: tuple(map(_bytes, items)) for label, items in data["staged"].items()},
             metrics={stage: tuple(map(_bytes, infos)) for stage, infos in data["metrics"].items()},

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, SHUFFLE, Plan, StagePlan
-from spark_jobs.beam_runner.planning.state_format import words_of
+from spark_jobs.beam_runner.planning.state_format import state_words
 from spark_jobs.beam_runner.planning.upgrade import Change, refused
 
 _ARROWS = {FORWARD: "-->", SHUFFLE: "-->|shuffle|", GROUP: "==>|group by key|", KEYED: "==>|by key|"}
@@ -29,7 +29,8 @@ def _facts(stage: StagePlan) -> list[str]:
     lines = [f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs]
     lines += [f"side input <- {side.label}, for {side.transform}" for side in stage.sides]
     lines += [f"source {label}" for label in stage.sources]
-    if words := words_of(stage.state_format):
+    if stage.keeps_state:
+        words = state_words(stage.state_format)
         lines += ["keeps state, which depends on", *(f"  {name}: {value}" for name, value in words.items())]
     return lines + [f"publishes {label}" for label in stage.publishes]
 
@@ -46,7 +47,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
                 "inputs": [{"kind": i.kind, "from": list(i.producers)} for i in stage.inputs],
                 "side_inputs": [{"of": s.transform, "label": s.label, "from": list(s.producers)} for s in stage.sides],
                 "sources": list(stage.sources),
-                "state": words_of(stage.state_format) or None,
+                "state": state_words(stage.state_format) if stage.keeps_state else None,
                 "publishes": list(stage.publishes),
             }
             for stage in _in_order(plan)

@@ -24,6 +24,8 @@ FORWARD, SHUFFLE, GROUP, KEYED, SIDE, PUBLISH, IMPULSE, SCRIPT = (
     "script",
 )
 STATEFUL_KINDS = frozenset([GROUP, KEYED])
+# What a reader sees of the elements of a side input's window. Those that no reader sees are not kept for ever.
+ALL_PANES, LATEST_PANE, LAST_OF_KEY = "all panes", "the latest pane", "the last value of each key"
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class SidePlan:
     tag: str
     label: str  # what its elements are stored under
     spec: bytes  # beam_runner_api_pb2.SideInput
+    view: str
     coder: str
     producers: tuple[str, ...]
     unbounded: bool  # complete by window, not as a whole
     waits: bool  # elements of the stage's input wait for their window of it
     triggered: bool  # ready as soon as it has fired for a window
     lateness_us: int  # of the elements that look at it
+    format: str  # what its stored elements depend on (state_format.py)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class StagePlan:
     inputs: tuple[InputPlan, ...]
     sides: tuple[SidePlan, ...]
     descriptor: bytes  # beam_fn_api_pb2.ProcessBundleDescriptor
-    state_format: str = ""  # what the stage's keyed state depends on (state_format.py)
+    state_format: str = ""  # what the bytes that it leaves for later epochs depend on (state_format.py)
     sources: tuple[str, ...] = ()  # splittable DoFns that run here
     publishes: tuple[str, ...] = ()  # labels of the publishers that it stages for
 
@@ -105,6 +109,16 @@ class Plan:
         for stage in self.stages:
             digest.update(stage.descriptor)
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Stage or side input -> what its bytes in a checkpoint depend on."""
+        sides = {side.label: side.format for stage in self.stages for side in stage.sides}
+        return sides | {stage.id: stage.state_format for stage in self.stages}
+
+    def is_seen_whole(self, label: str) -> bool:
+        """Whether a reader of the side input sees all of its elements."""
+        return any(s.view == ALL_PANES for stage in self.stages for s in stage.sides if s.label == label)
 
     def stage_with(self, transform: str) -> StagePlan:
         return next(s for s in self.stages if transform in s.transforms)

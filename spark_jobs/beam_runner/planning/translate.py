@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import graphlib
 import pickle
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
+from apache_beam.pvalue import SideInputData
 
 from common.publish import PUBLISH_URN
 from spark_jobs.beam_runner.beam_internals import (
@@ -18,6 +21,7 @@ from spark_jobs.beam_runner.beam_internals import (
     TransformContext,
     bundle_processor,
     common_urns,
+    is_singleton,
     proto_utils,
     row_types,
     translations,
@@ -28,10 +32,13 @@ from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.keyed import grouped
 from spark_jobs.beam_runner.planning import phases
 from spark_jobs.beam_runner.planning.plan import (
+    ALL_PANES,
     FORWARD,
     GROUP,
     IMPULSE,
     KEYED,
+    LAST_OF_KEY,
+    LATEST_PANE,
     PUBLISH,
     SCRIPT,
     SHUFFLE,
@@ -42,7 +49,7 @@ from spark_jobs.beam_runner.planning.plan import (
     StagePlan,
 )
 from spark_jobs.beam_runner.planning.script import Script, read_script
-from spark_jobs.beam_runner.planning.state_format import state_format
+from spark_jobs.beam_runner.planning.state_format import state_format, stored_format
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
@@ -153,7 +160,8 @@ class _Translation:
             inputs = 0
             for transform in stage.transforms:
                 for tag, pcoll in transform.outputs.items():
-                    self.producer_label[pcoll] = f"{transform.unique_name}.{tag}"
+                    if transform.spec.payload != translations.create_buffer_id(pcoll):  # else it reads it again
+                        self.producer_label[pcoll] = f"{transform.unique_name}.{tag}"
                 if transform.spec.urn == _WRITE:
                     self.writers[transform.spec.payload].append(index)
                 elif transform.spec.urn == _READ:
@@ -165,8 +173,8 @@ class _Translation:
     def plan(self, test_stream: Any | None) -> Plan:
         planned: list[StagePlan] = []
         levels: dict[str, int] = {}
-        for index, stage in enumerate(self.stages):
-            plan = self._stage_plan(index, stage, levels)
+        for index in self._producers_first():
+            plan = self._stage_plan(index, self.stages[index], levels)
             levels[plan.id] = plan.level
             planned.append(plan)
         options = {k: v for k, v in self.options.get_all_options().items() if _is_plain(v)}
@@ -179,6 +187,16 @@ class _Translation:
             row_types(components),
             None if test_stream is None else self._script(test_stream),
         )
+
+    def _producers_first(self) -> Iterable[int]:
+        """Beam's own order takes whatever reads a collection from its buffer for the producer of a side input."""
+        buffers = [
+            [t.spec.payload for t in stage.transforms if t.spec.urn == _READ]
+            + [translations.create_buffer_id(p) for t in stage.transforms for p in translations.side_inputs(t).values()]
+            for stage in self.stages
+        ]
+        needs = {index: [w for buffer in read for w in self.writers[buffer]] for index, read in enumerate(buffers)}
+        return graphlib.TopologicalSorter(needs).static_order()
 
     def _script(self, test_stream: Any) -> Script:
         payload = beam_runner_api_pb2.TestStreamPayload.FromString(test_stream.spec.payload)
@@ -201,8 +219,9 @@ class _Translation:
             if _keeps_state(transform):
                 return str(transform.unique_name)
         read = {pcoll for t in stage.transforms if t.spec.urn == _READ for pcoll in t.outputs.values()}
-        first = [t.unique_name for t in stage.transforms if read & set(t.inputs.values())]
-        return str(min(first or [t.unique_name for t in stage.transforms]))
+        steps = [t for t in stage.transforms if t.spec.urn != _WRITE]  # writes are numbered, and numbers change
+        first = [t.unique_name for t in steps if read & set(t.inputs.values())]
+        return str(min(first or [t.unique_name for t in steps]))
 
     def _input_kind(self, stage: Stage, transform: Any) -> str:
         if transform.spec.payload == translations.IMPULSE_BUFFER:
@@ -225,7 +244,7 @@ class _Translation:
         transforms: dict[str, Any] = {}
         sources: list[str] = []
         publishes: list[str] = []
-        needs = ""
+        specs: list[InputSpec] = []
         least_level = [0]
         for transform in stage.transforms:
             copied = beam_runner_api_pb2.PTransform()
@@ -234,9 +253,8 @@ class _Translation:
                 plan, spec = self._input(stage, transform)
                 inputs.append(plan)
                 least_level += [levels[p] + (plan.kind in _RAISES_LEVEL) for p in plan.producers]
+                specs.append(spec)
                 copied.spec.urn, copied.spec.payload = INPUT_URN, pickle.dumps(spec)
-                if plan.kind in (GROUP, KEYED):
-                    needs = self._state_format(stage, spec)
             elif transform.spec.urn == _WRITE:
                 output = self._output(transform)
                 publishes += output.labels(PUBLISH)
@@ -267,7 +285,7 @@ class _Translation:
             inputs=tuple(inputs),
             sides=tuple(sides),
             descriptor=descriptor.SerializeToString(deterministic=True),
-            state_format=needs,
+            state_format=self._state_format(stage, specs[0], sides),
             sources=tuple(sources),
             publishes=tuple(publishes),
         )
@@ -325,25 +343,28 @@ class _Translation:
                     tag=tag,
                     label=self.producer_label.get(pcoll, pcoll),
                     spec=side.SerializeToString(deterministic=True),
+                    view=_view(side, PipelineContext(self.components), unbounded=unbounded),
                     coder=self.context.safe_coders[self.context.data_channel_coders[pcoll]],
                     producers=tuple(sorted({self.ids[w] for w in writers})),
                     unbounded=unbounded,
                     waits=unbounded and transform.spec.urn in phases.WAITS_FOR_SIDES,
                     triggered=unbounded and trigger != "default",
                     lateness_us=1000 * phases.windowing_of(self.components, main).allowed_lateness,
+                    format=stored_format(
+                        self.components,
+                        self.context.data_channel_coders[pcoll],
+                        self.components.pcollections[pcoll].windowing_strategy_id,
+                    ),
                 )
             )
         return plans
 
-    # ---- what keyed state depends on
-    def _state_format(self, stage: Stage, spec: InputSpec) -> str:
-        cells = [
-            (name, cell)
+    # ---- what is left in a checkpoint depends on
+    def _state_format(self, stage: Stage, spec: InputSpec, sides: list[SidePlan]) -> str:
+        dofns = [
+            proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
             for transform in stage.transforms
             if transform.spec.urn in translations.PAR_DO_URNS
-            for name, cell in proto_utils.parse_Bytes(
-                transform.spec.payload, beam_runner_api_pb2.ParDoPayload
-            ).state_specs.items()
         ]
         return state_format(
             self.components,
@@ -351,8 +372,17 @@ class _Translation:
             spec.grouped_coder or spec.coder,
             spec.windowing,
             is_triggered=spec.kind == GROUP,
-            cells=sorted(cells, key=lambda named: named[0]),
+            cells=[cell for dofn in dofns for cell in dofn.state_specs.items()],
+            timers=[timer for dofn in dofns for timer in dofn.timer_family_specs.items()],
+            reads={(side.transform, side.label): (side.view, side.lateness_us) for side in sides},
         )
+
+
+def _view(side: Any, context: PipelineContext, *, unbounded: bool) -> str:
+    view_fn = SideInputData.from_runner_api(side, context).view_fn
+    if view_fn is dict:
+        return LAST_OF_KEY
+    return LATEST_PANE if unbounded and is_singleton(view_fn) else ALL_PANES
 
 
 def _is_plain(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from apache_beam.portability import python_urns
 from apache_beam.testing import test_stream
 from apache_beam.transforms import userstate
 
-from spark_jobs.beam_runner.beam_internals import prepare_proto
+from spark_jobs.beam_runner.beam_internals import prepare_proto, translations
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.planning.plan import GROUP, IMPULSE, KEYED, SHUFFLE, Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
@@ -113,6 +114,47 @@ def test_gaps_are_refused_all_at_once_by_name() -> None:
 
     with pytest.raises(UnsupportedPipelineError, match=r"(?s)remote, second: more.*remote: .*service"):
         plan_of(build)
+
+
+def test_producers_come_first_whatever_order_beam_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam takes what reads a collection from its buffer for the producer of a side input, if its sets come so."""
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> beam.Create([7]) | "as is" >> beam.Map(lambda x: x)
+        flat = (side, p | "more" >> beam.Create([8])) | "both" >> beam.Flatten()
+        _ = side | "also" >> beam.Map(lambda x, y: x, beam.pvalue.AsList(flat))
+        _ = flat | "alone" >> beam.Map(lambda x, y: x, beam.pvalue.AsList(side))
+
+    monkeypatch.setattr(translations, "sort_stages", lambda stages, _: list(stages))
+    plan = plan_of(build)
+    order = [stage.id for stage in plan.stages]
+    for stage in plan.stages:
+        for producer in (*stage.producers, *(p for side in stage.sides for p in side.producers)):
+            assert order.index(producer) < order.index(stage.id)
+    assert {side.label for stage in plan.stages for side in stage.sides} == {"as is.None", "both/Read.None"}
+
+
+PRINT_TIMERS = """
+from tests.unit.beam_runner.test_plan import *
+class Timed(beam.DoFn):
+    T = userstate.TimerSpec("t", userstate.TimeDomain.WATERMARK)
+    def process(self, pair, side, timer=beam.DoFn.TimerParam(T)):
+        timer.set(1)
+    @userstate.on_timer(T)
+    def fired(self):
+        pass
+def build(p):
+    side = p | "names" >> beam.Create([("x", "y")])
+    _ = pairs(p) | "step" >> beam.ParDo(Timed(), beam.pvalue.AsDict(side))
+(kept,) = [s.state_format for s in plan_of(build).stages if s.keeps_state]
+print(kept)
+"""
+
+
+def test_timers_are_encoded_with_the_key_of_the_main_input_whatever_the_hash_seed() -> None:
+    """Beam takes any input's, also a side input's: a restart would read timers with another coder."""
+    (kept,) = hash_seeds.outputs(PRINT_TIMERS, 4)
+    assert json.loads(kept)["timer t"] == "event time, timer(varint, global_window)"
 
 
 PRINT_PLAN = """

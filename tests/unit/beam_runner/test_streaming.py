@@ -230,17 +230,6 @@ def test_a_sink_that_is_gone_is_refused_while_it_may_be_owed_rows(tmp_path: Path
         run(tmp_path, without_windows)
 
 
-def test_an_impulse_that_is_new_is_refused_because_it_would_never_run(tmp_path: Path) -> None:
-    run(tmp_path, counting(tmp_path, 50))
-
-    def with_more(p: beam.Pipeline) -> None:
-        counting(tmp_path, 50)(p)
-        _ = p | "newcomer" >> beam.Impulse() | "newcomer's step" >> beam.Map(len)
-
-    with pytest.raises(CheckpointError, match="newcomer's step"):
-        run(tmp_path, with_more)
-
-
 class Unwilling:
     """Fails to publish."""
 

@@ -12,6 +12,7 @@ import pytest
 from apache_beam.coders import BytesCoder, Coder, StrUtf8Coder, VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import trigger, userstate, window
+from apache_beam.typehints.row_type import RowTypeConstraint
 
 from beam_pipelines.io.publish import Publish
 from spark_jobs.beam_runner import SparkRunner
@@ -37,12 +38,12 @@ def publish(rows: Any, label: str, folder: Path) -> None:
     _ = rows | label >> Publish(counting_job.FolderPublisher(str(folder)))
 
 
-def keeps(*specs: Any) -> beam.DoFn:
-    """A stateful DoFn with these state cells, of which it uses none."""
+def keeps(*specs: Any, value: Any = 1) -> beam.DoFn:
+    """A stateful DoFn with these state cells, to which it adds `value`."""
     names = [f"a{i}" for i in range(len(specs))]
-    scope: dict[str, Any] = {"beam": beam, "specs": specs}
+    scope: dict[str, Any] = {"beam": beam, "specs": specs, "value": value}
     arguments = ", ".join(f"{name}=beam.DoFn.StateParam(specs[{i}])" for i, name in enumerate(names))
-    touch = "; ".join(f"{name}.add(1)" for name in names) or "pass"
+    touch = "; ".join(f"{name}.add(value)" for name in names) or "pass"
     exec(f"def process(self, pair, {arguments}):\n    {touch}", scope)
     return type("Keeps", (beam.DoFn,), {"process": scope["process"]})()
 
@@ -132,7 +133,39 @@ class Ends(counting_job.Count):
             tracker.defer_remainder()
 
 
-CELL = userstate.BagStateSpec("cell", VarIntCoder())
+CELL, OTHER = (userstate.BagStateSpec(name, VarIntCoder()) for name in ("cell", "other"))
+EACH = {"trigger": trigger.Repeatedly(trigger.AfterCount(1))}
+GBK = beam.GroupByKey()
+
+
+def as_text() -> Any:
+    return beam.Map(lambda pair: (pair[0], str(pair[1]))).with_output_types(tuple[int, str])
+
+
+def sets_timer(name: str, domain: Any) -> beam.DoFn:
+    """A stateful DoFn that sets a timer far ahead at each element."""
+    spec = userstate.TimerSpec(name, domain)
+
+    class Sets(beam.DoFn):
+        def process(
+            self, pair: Any, cell: Any = beam.DoFn.StateParam(CELL), timer: Any = beam.DoFn.TimerParam(spec)
+        ) -> None:
+            cell.add(pair[1])
+            timer.set(20_000_000_000)
+
+        @userstate.on_timer(spec)
+        def fired(self) -> None:
+            """Never: it is far ahead."""
+
+    return Sets()
+
+
+WATERMARK, REAL_TIME = userstate.TimeDomain.WATERMARK, userstate.TimeDomain.REAL_TIME
+
+
+def row_cell(**fields: type) -> Any:
+    row = RowTypeConstraint.from_fields(list(fields.items()))
+    return userstate.BagStateSpec("cell", beam.coders.RowCoder.from_type_hint(row, None))
 
 
 def keyed(step: beam.DoFn, key_type: Any = int, into: Any = None, **windowing: Any) -> Build:
@@ -173,6 +206,69 @@ def grouped(into: Any, **windowing: Any) -> Build:
             "step",
             r"state cell was bag\(varint\), is set\(varint\)",
             id="state kind",
+        ),
+        pytest.param(
+            keyed(sets_timer("t", WATERMARK)),
+            keyed(sets_timer("t", REAL_TIME)),
+            "step",
+            "timer t was event time, timer.*, is processing time, timer",
+            id="timer domain",
+        ),
+        pytest.param(
+            keyed(sets_timer("t", WATERMARK)),
+            keyed(sets_timer("renamed", WATERMARK)),
+            "step",
+            "timer t was event time, timer.*, is none",
+            id="timer renamed",
+        ),
+        pytest.param(
+            keyed(sets_timer("t", WATERMARK)),
+            keyed(keeps(CELL)),
+            "step",
+            "timer t was event time, timer.*, is none",
+            id="timer gone",
+        ),
+        pytest.param(
+            keyed(keeps(row_cell(x=int, y=str), value=beam.Row(x=1, y="one"))),
+            keyed(keeps(row_cell(y=str, x=int), value=beam.Row(y="one", x=1))),
+            "step",
+            r"state cell was bag\(row\{x: int64, y: string\}\), is bag\(row\{y: string, x: int64\}\)",
+            id="fields of a row",
+        ),
+        pytest.param(
+            keyed(keeps(CELL, OTHER)),
+            keyed(keeps(OTHER, userstate.BagStateSpec("new", VarIntCoder()))),
+            "step",
+            "state cell is gone while state new is new: if that is its new name, it would be empty",
+            id="state renamed",
+        ),
+        pytest.param(
+            grouped(window.FixedWindows(1000)),
+            lambda p: events(p, 50) | as_text() | beam.WindowInto(window.FixedWindows(1000)) | "group" >> GBK,
+            "group",
+            r"coder was .*kv.varint, varint.* is .*kv.varint, string_utf8",
+            id="coder of values",
+        ),
+        pytest.param(
+            grouped(window.FixedWindows(1000), timestamp_combiner=window.TimestampCombiner.OUTPUT_AT_LATEST),
+            grouped(window.FixedWindows(1000), timestamp_combiner=window.TimestampCombiner.OUTPUT_AT_EARLIEST),
+            "group",
+            "timestamp was latest_in_pane, is earliest_in_pane",
+            id="timestamp",
+        ),
+        pytest.param(
+            grouped(window.FixedWindows(1000), accumulation_mode=trigger.AccumulationMode.DISCARDING, **EACH),
+            grouped(window.FixedWindows(1000), accumulation_mode=trigger.AccumulationMode.ACCUMULATING, **EACH),
+            "group",
+            "panes was discarding, is accumulating",
+            id="panes",
+        ),
+        pytest.param(
+            keyed(keeps(CELL)),
+            lambda p: events(p, 50) | beam.Reshuffle() | "step" >> beam.Map(str),
+            "step",
+            "it keeps no state any more",
+            id="state no more",
         ),
         pytest.param(
             keyed(keeps(CELL)),
@@ -230,11 +326,12 @@ def test_state_that_cannot_be_read_is_refused_in_words(
     run(tmp_path, old)
 
 
-def test_state_cells_may_come_and_go(tmp_path: Path) -> None:
+def test_state_cells_may_come_and_go_and_timers_may_come(tmp_path: Path) -> None:
     extra = userstate.BagStateSpec("extra", BytesCoder())
     run(tmp_path, keyed(keeps(CELL)))
     assert changes(tmp_path, keyed(keeps(CELL, extra)))["step"].kind == UNCHANGED
     assert changes(tmp_path, keyed(keeps(extra)))["step"].kind == UNCHANGED
+    assert changes(tmp_path, keyed(sets_timer("t", REAL_TIME)))["step"].kind == UNCHANGED
 
 
 class OneCoder(VarIntCoder):
