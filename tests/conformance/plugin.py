@@ -91,7 +91,7 @@ class ConformanceRunner(SparkRunner):
         flags.driver_epochs_below_ms = 0  # small epochs must not go round Spark
         flags.tasks = 1 if self._test.test in self._harness.one_task else TASKS
         if flags.transport == "spark":
-            _stop_spark_with_other_cores(flags.tasks)
+            _stop_unfit_session(flags.tasks)
         result = super().run_pipeline(pipeline, options)
         if options.view_as(StandardOptions).streaming:
             limit_s = STREAM_ENDS_WITHIN_S[self._harness.transport]
@@ -103,12 +103,12 @@ class ConformanceRunner(SparkRunner):
         return result
 
 
-def _stop_spark_with_other_cores(cores: int) -> None:
-    """One task means one worker process, too: of two, Spark would use them in turn."""
+def _stop_unfit_session(cores: int) -> None:
+    """One task means one worker process, too, and a new one: what it keeps in variables starts with the pipeline."""
     from pyspark.sql import SparkSession
 
     session = SparkSession.getActiveSession()
-    if session is not None and session.sparkContext.master != f"local[{cores}]":
+    if session is not None and (cores == 1 or session.sparkContext.master != f"local[{cores}]"):
         session.stop()
 
 
