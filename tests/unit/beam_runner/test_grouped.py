@@ -46,9 +46,7 @@ def by_key(sent: Sent, coder: Coder) -> dict[bytes, list[Any]]:
 
 @pytest.mark.parametrize("held_bytes", [64 << 20, 1000, 0])
 @pytest.mark.parametrize("coder", [VarIntCoder(), ANY])
-def test_keys_are_told_apart_by_their_encoding(
-    monkeypatch: pytest.MonkeyPatch, coder: Coder, held_bytes: int
-) -> None:
+def test_keys_are_told_apart_by_their_encoding(monkeypatch: pytest.MonkeyPatch, coder: Coder, held_bytes: int) -> None:
     monkeypatch.setattr(grouped, "HELD_BYTES", held_bytes)
     sent: Sent = []
     impl = coder.get_impl()
