@@ -11,12 +11,18 @@ _OPTIONS = pa.ipc.IpcWriteOptions(use_threads=False)
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:
-    """One IPC stream with the schema and the batch."""
-    sink = pa.BufferOutputStream()
+    """One IPC stream with the schema and the batch. Measured before it is written: a growing buffer copies it again."""
+    size = pa.MockOutputStream()
+    _write(batch, size)
+    buffer = pa.allocate_buffer(size.size())
+    _write(batch, pa.FixedSizeBufferWriter(buffer))
+    encoded: bytes = buffer.to_pybytes()
+    return encoded
+
+
+def _write(batch: pa.RecordBatch, sink: pa.NativeFile) -> None:
     with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
         writer.write_batch(batch)
-    encoded: bytes = sink.getvalue().to_pybytes()
-    return encoded
 
 
 def decode_batch(data: bytes) -> pa.RecordBatch:

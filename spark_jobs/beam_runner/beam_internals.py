@@ -58,6 +58,7 @@ __all__ = [
     "StateContext",
     "TransformContext",
     "bundle_processor",
+    "combine_fn",
     "common_urns",
     "has_teardown",
     "is_singleton",
@@ -196,6 +197,11 @@ def register_element_operation(urn: str, build: Any) -> None:
 
 def window_fn(strategy: beam_runner_api_pb2.WindowingStrategy, context: PipelineContext) -> Any:
     return Windowing.from_runner_api(strategy, context).windowfn
+
+
+def combine_fn(payload: bytes, context: PipelineContext) -> CombineFn:
+    """The CombineFn of an encoded CombinePayload."""
+    return CombineFn.from_runner_api(beam_runner_api_pb2.CombinePayload.FromString(payload).combine_fn, context)
 
 
 def last_us(window: Any) -> int:

@@ -15,7 +15,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Row
 from spark_jobs.beam_runner.clock import MIN_US, micros
+from spark_jobs.beam_runner.keyed.combining import CombiningWriter
 from spark_jobs.beam_runner.keyed.grouped import WINDOWED, GroupingWriter, Layout
+from spark_jobs.beam_runner.keyed.values import packer
 from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, PUBLISH, SHUFFLE, SIDE
 
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
@@ -49,6 +51,7 @@ class OutputSpec:
 
     coder: str
     targets: tuple[Target, ...]
+    combine_fn: bytes | None = None  # CombinePayload of a lifted combine, whose elements come before they are combined
 
     def edges(self, kind: str) -> list[EdgeId]:
         return [t.edge for t in self.targets if t.kind == kind and t.edge is not None]
@@ -100,23 +103,37 @@ class OutputOperation(beam_parts.DataOutputOperation):
     part = 0
     key_groups = 1
 
-    def configure(self, spec: OutputSpec, factory: Any) -> None:  # noqa: ARG002
+    def configure(self, spec: OutputSpec, factory: Any) -> None:
         self.lanes, self.shuffled = spec.edges(FORWARD), spec.edges(SHUFFLE)
         self.side_labels, self.publish_labels = spec.labels(SIDE), spec.labels(PUBLISH)
         self.chunked = bool(self.lanes or self.shuffled or self.side_labels)
+        self.combine_fn: Any = None
+        if spec.combine_fn is not None:
+            self.combine_fn = beam_parts.combine_fn(spec.combine_fn, factory.context)
         self.writers = [
             self._writer(t.kind, t.layout, t.edge) for t in spec.targets if t.kind in (GROUP, KEYED) and t.edge
         ]
         self.chunk = coder_impl.create_OutputStream()
         self.side_end_us = MIN_US
         self.next_lane = 0
+        if len(self.writers) == 1 and not self.chunked and not self.publish_labels:
+            self.process = self.writers[0].add  # type: ignore[method-assign]  # spares a call per element
 
     def _writer(self, kind: str, layout: Layout, edge: EdgeId) -> GroupingWriter:
         pair = self.windowed_coder.wrapped_value_coder
+        key_impl, window_impl = pair.key_coder().get_impl(), self.windowed_coder.window_coder.get_impl()
+        pack = None
+
+        def send(group: int, block: bytes) -> None:
+            self.send(edge, group, (group, b"", block))
+
         if kind == KEYED:
             encode = self.windowed_coder_impl.encode_nested
         elif layout.by_window:
             encode = pair.value_coder().get_impl().encode_nested
+            if self.combine_fn is not None:
+                return CombiningWriter(self.combine_fn, self.scoped_process_state, key_impl, window_impl, encode, send)
+            pack = packer(pair.value_coder())
         else:
             encode_value = WindowedValueCoder(pair.value_coder(), self.windowed_coder.window_coder).get_impl()
 
@@ -124,13 +141,19 @@ class OutputOperation(beam_parts.DataOutputOperation):
                 encoded: bytes = encode_value.encode_nested(value.with_value(value.value[1]))
                 return encoded
 
-        return GroupingWriter(
-            layout,
-            pair.key_coder().get_impl(),
-            self.windowed_coder.window_coder.get_impl(),
-            encode,
-            lambda group, block: self.send(edge, group, (group, b"", block)),
-        )
+        return GroupingWriter(layout, key_impl, window_impl, encode, send, pack)
+
+    def setup(self, data_sampler: Any = None) -> None:
+        super().setup(data_sampler)
+        if self.combine_fn is not None:
+            with self.scoped_start_state:
+                self.combine_fn.setup()
+
+    def teardown(self) -> None:
+        super().teardown()
+        if self.combine_fn is not None:
+            with self.scoped_finish_state:
+                self.combine_fn.teardown()
 
     def start(self) -> None:
         super().start()

@@ -19,7 +19,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 from spark_jobs.beam_runner.bundles.exchange import key_group
 from spark_jobs.beam_runner.keyed.values import Part
 
-FLUSH_PAIRS, FLUSH_BYTES = 200_000, 16 << 20  # what a writer gathers before it lets go: 50 MB for all different keys
+HELD_BYTES = 64 << 20  # what a writer gathers before it lets go, at the prices below
+KEY_BYTES, PAIR_BYTES = 200, 40  # a key with its list; a value in it, if it is small
+ENCODED_COPIES = 3  # encoded values are joined and packed when they leave
+# Of these types a key stands for itself until it leaves. Equal keys of one type encode alike; of others they may not
+# (1 and 1.0), and are told apart by their encoding. Not bytes: encodings are bytes.
+OWN_NAMES = frozenset([int, str])
+_Name = int | str | bytes
 
 _PLAIN_WINDOWS = frozenset(["beam:coder:global_window:v1", "beam:coder:interval_window:v1"])
 _NO_WINDOW = object()
@@ -86,10 +92,16 @@ def runs_by_key(blocks: Iterable[bytes]) -> dict[bytes, list[Part]]:
     return arrived
 
 
+def _pack_encoded(values: list[bytes]) -> Part:
+    return len(values), values[0] if len(values) == 1 else b"".join(values)
+
+
 class GroupingWriter:
     """Gathers pairs until `flush`, or until it holds as much as it may.
 
     `encode`: encodes what its reader decodes: of `by_window` the pair's value, else a windowed value with one window.
+    `pack`: does the same with the values of a key when they leave. Of `by_window`, for values that are small and never
+    change.
     """
 
     def __init__(
@@ -99,71 +111,87 @@ class GroupingWriter:
         window_impl: Any,
         encode: Callable[[Any], bytes],
         send: Callable[[int, bytes], None],
+        pack: Callable[[list[Any]], Part] | None = None,
     ) -> None:
-        self._layout, self._send, self._encode = layout, send, encode
-        self._by_window, self._timed = layout.by_window, layout.timed
+        self._send, self._encode, self._timed = send, encode, layout.timed
+        self._is_late, self._pack = pack is not None, pack or _pack_encoded
         self._encode_key, self._encode_window = key_impl.encode_nested, window_impl.encode_nested
-        self._values: dict[bytes, dict[bytes, list[bytes]]] = {}  # window -> key -> encoded values
-        self._times: dict[tuple[bytes, bytes], list[int]] = {}
+        self._values: dict[bytes, dict[_Name, list[Any]]] = {}  # window -> key -> values
+        self._times: dict[tuple[bytes, _Name], list[int]] = {}
         self._window: Any = None  # the last one, which is often the next one too: its encoding and its table
         self._name = b""
-        self._keys: dict[bytes, list[bytes]] = {}
-        self._pairs = self._bytes = 0
+        self._keys: dict[_Name, list[Any]] = {}
+        self._room = HELD_BYTES
         self.key_groups = 1
+        self.add = self._add_by_window if layout.by_window else self._add_windowed
 
-    def add(self, value: WindowedValue) -> None:
-        pair = value.value
-        key = self._encode_key(pair[0])
-        if self._by_window:
-            data = self._encode(pair[1])
-            for window in value.windows:
-                if window is not self._window:
-                    self._turn_to(window, self._encode_window(window))
-                self._keep(key, data)
-                if self._timed:
-                    self._times.setdefault((self._name, key), []).append(value.timestamp_micros)
+    def _add_by_window(self, value: WindowedValue) -> None:
+        key, item = value.value
+        name = key if type(key) in OWN_NAMES else self._encode_key(key)
+        if self._is_late:
+            self._room -= PAIR_BYTES
         else:
-            if self._window is None:
-                self._turn_to(_NO_WINDOW, b"")
-            if len(value.windows) == 1:
-                self._keep(key, self._encode(value))
+            item = self._encode(item)
+            self._room -= PAIR_BYTES + ENCODED_COPIES * len(item)
+        for window in value.windows:
+            if window is not self._window:
+                self._turn_to(window, self._encode_window(window))
+            values = self._keys.get(name)
+            if values is None:
+                self._keys[name] = [item]
+                self._room -= KEY_BYTES
             else:
-                for window in value.windows:  # one window a value: state and panes are per window
-                    self._keep(key, self._encode(WindowedValue(pair, value.timestamp, (window,), value.pane_info)))
-        if self._pairs >= FLUSH_PAIRS or self._bytes >= FLUSH_BYTES:
+                values.append(item)
+            if self._timed:
+                self._times.setdefault((self._name, name), []).append(value.timestamp_micros)
+        if self._room < 0:
+            self.flush()
+
+    def _add_windowed(self, value: WindowedValue) -> None:
+        key = value.value[0]
+        name = key if type(key) in OWN_NAMES else self._encode_key(key)
+        if self._window is None:
+            self._turn_to(_NO_WINDOW, b"")
+        values = self._keys.get(name)
+        if values is None:
+            values = self._keys[name] = []
+            self._room -= KEY_BYTES
+        if len(value.windows) == 1:
+            data = self._encode(value)
+            values.append(data)
+            self._room -= PAIR_BYTES + ENCODED_COPIES * len(data)
+        else:
+            for window in value.windows:  # one window a value: state and panes are per window
+                data = self._encode(WindowedValue(value.value, value.timestamp, (window,), value.pane_info))
+                values.append(data)
+                self._room -= PAIR_BYTES + ENCODED_COPIES * len(data)
+        if self._room < 0:
             self.flush()
 
     def _turn_to(self, window: Any, name: bytes) -> None:
         self._window, self._name = window, name
         self._keys = self._values.setdefault(name, {})
 
-    def _keep(self, key: bytes, data: bytes) -> None:
-        known = self._keys.get(key)
-        if known is None:
-            self._keys[key] = [data]
-        else:
-            known.append(data)
-        self._pairs += 1
-        self._bytes += len(data)
-
     def flush(self) -> None:
         """Sends what was gathered as rows (key group, block), in the order of first appearance."""
         columns: dict[int, tuple[list[Any], ...]] = {}
-        groups = self.key_groups
+        groups, encode_key, pack = self.key_groups, self._encode_key, self._pack
         for window, keys in self._values.items():
-            for key, values in keys.items():
+            for name, values in keys.items():
+                key = name if type(name) is bytes else encode_key(name)
                 number = key_group(key, groups)
                 column = columns.get(number)
                 if column is None:
                     column = columns[number] = ([], [], [], [], [])
                 column[0].append(window)
                 column[1].append(key)
-                column[2].append(len(values))
-                column[3].append(values[0] if len(values) == 1 else b"".join(values))
-                column[4].append(tuple(self._times[window, key]) if self._timed else None)
+                count, data = pack(values)
+                column[2].append(count)
+                column[3].append(data)
+                column[4].append(tuple(self._times[window, name]) if self._timed else None)
         self._values.clear()
         self._window = None
         self._times.clear()
-        self._pairs = self._bytes = 0
+        self._room = HELD_BYTES
         for number, column in columns.items():
             self._send(number, pickle.dumps(column, protocol=5))

@@ -6,15 +6,16 @@ import os
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from apache_beam.coders import coder_impl
-from apache_beam.coders.coders import ListCoder
+from apache_beam.coders.coders import BooleanCoder, FloatCoder, ListCoder, VarIntCoder
 
 _COUNT = struct.Struct(">i")
 LAZY_BYTES = 64 << 10  # encoded; below this a list is made at once
 LARGE_BYTES = 256  # values of this mean size are decoded one by one; many small ones are faster in compiled code
+_SMALL_VALUES = (BooleanCoder, FloatCoder, VarIntCoder)
 SPILL_BYTES = 64 << 20  # encoded values of one key that stay in memory; the rest goes to a temporary file
 
 
@@ -23,6 +24,18 @@ Part = tuple[int, bytes]  # how many values, and their concatenated encodings
 
 def joined(parts: list[Part]) -> Part:
     return sum([count for count, _ in parts]), b"".join([data for _, data in parts])
+
+
+def packer(coder: Any) -> Callable[[list[Any]], Part] | None:
+    """Encodes values together, for coders of values that are small and cannot change; None for others."""
+    if type(coder) not in _SMALL_VALUES:
+        return None
+    encode_list = ListCoder(coder).get_impl().encode  # it loops in compiled code
+
+    def pack(values: list[Any]) -> Part:
+        return len(values), encode_list(values)[_COUNT.size :]
+
+    return pack
 
 
 class ValueDecoder:

@@ -8,6 +8,7 @@ import pickle
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -246,7 +247,10 @@ class _Translation:
         publishes: list[str] = []
         specs: list[InputSpec] = []
         least_level = [0]
+        combining = self._combining(stage)
         for transform in stage.transforms:
+            if transform in combining.values():
+                continue  # its output does it
             copied = beam_runner_api_pb2.PTransform()
             copied.CopyFrom(transform)
             if transform.spec.urn == _READ:
@@ -258,6 +262,10 @@ class _Translation:
             elif transform.spec.urn == _WRITE:
                 output = self._output(transform)
                 publishes += output.labels(PUBLISH)
+                if (step := combining.get(translations.only_element(transform.inputs.values()))) is not None:
+                    output = replace(output, combine_fn=step.spec.payload)
+                    copied.CopyFrom(step)
+                    copied.outputs.clear()
                 copied.spec.urn, copied.spec.payload = OUTPUT_URN, pickle.dumps(output)
             elif transform.spec.urn == common_urns.primitives.ASSIGN_WINDOWS.urn:
                 if assign_windows.is_numeric(transform.spec.payload):
@@ -268,7 +276,7 @@ class _Translation:
                 for side in self._sides(transform):
                     sides.append(side)
                     least_level += [levels[p] + 1 for p in side.producers]
-            transforms[transform.unique_name] = copied
+            transforms[copied.unique_name] = copied
         components = self.components
         descriptor = beam_fn_api_pb2.ProcessBundleDescriptor(
             id=uuid.uuid5(uuid.NAMESPACE_OID, self.ids[index]).hex,
@@ -327,6 +335,16 @@ class _Translation:
         if kind == phases.PUBLISH_BUFFER:
             targets.append(Target(PUBLISH, label=name))
         return OutputSpec(self.context.data_channel_coders[pcoll], tuple(targets))
+
+    def _combining(self, stage: Stage) -> dict[str, Any]:
+        """Output -> the lifted part of a CombinePerKey, where what groups it can do it by the way."""
+        steps = {}
+        for transform in stage.transforms:
+            if transform.spec.urn == common_urns.combine_components.COMBINE_PER_KEY_PRECOMBINE.urn:
+                output = translations.only_element(transform.outputs.values())
+                if self._layout(output) == grouped.Layout(by_window=True):
+                    steps[output] = transform
+        return steps
 
     def _sides(self, transform: Any) -> list[SidePlan]:
         payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)

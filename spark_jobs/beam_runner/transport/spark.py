@@ -7,7 +7,6 @@ no query to plan. Rows are bucketed by target in the Python task; Spark moves wh
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import time
 import warnings
@@ -27,6 +26,8 @@ from spark_jobs.shipping import is_local
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
+
+    from spark_jobs.beam_runner.transport.spark_worker import Sent
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +50,9 @@ class SparkTransport:
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         try:
-            collected = self._job(plan, order, first_level, parcels).collect()
+            runs = self._job(plan, order, first_level, parcels).collect()
         except Exception as error:
             raise self._located(_failure(self._context, error), plan, order, first_level) from None
-        runs = [run for packed in collected for run in pickle.loads(packed)]
         reports = whole_epoch(runs, range(first_level, plan.levels), self.partitions)
         self._processes.update(report.process for report in reports)
         self._warn(reports)
@@ -61,7 +61,7 @@ class SparkTransport:
     def _job(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> Any:
         shared = self._broadcast(plan)
         self._context.setJobDescription(f"epoch {order.epoch}")
-        start = [pickle.dumps((None, parcels[p], []), protocol=5) for p in range(self.partitions)]
+        start: list[Sent] = [(None, parcels[p], []) for p in range(self.partitions)]
         rdd: Any = self._context.parallelize(start, self.partitions)
         for level in range(first_level, plan.levels):
             if level > first_level:
@@ -189,11 +189,11 @@ def _is_alive(context: SparkContext) -> bool:
 
 def _level_task(
     plan: Broadcast[Plan], order: EpochOrder, level: int, *, last: bool
-) -> Callable[[int, Iterable[bytes]], Iterator[Any]]:
-    def run_task(part: int, packed: Iterable[bytes]) -> Iterator[Any]:
+) -> Callable[[int, Iterable[Sent]], Iterator[Any]]:
+    def run_task(part: int, sent: Iterable[Sent]) -> Iterator[Any]:
         # Imported in the worker: cloudpickle would copy a module global that a nested function uses.
         from spark_jobs.beam_runner.transport import spark_worker
 
-        return spark_worker.run_task(plan.value, order, level, part, packed, last=last)
+        return spark_worker.run_task(plan.value, order, level, part, sent, last=last)
 
     return run_task

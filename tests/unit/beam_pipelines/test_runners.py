@@ -80,7 +80,7 @@ def test_workers_of_a_cluster_get_the_pipelines() -> None:
         plan = RunnerPlan(
             RunnerName.SPARK, streaming=False, beam_options=(f"--spark_master={master}", "--py_files=x.py")
         )
-        return make_runner(plan)[1].view_as(SparkRunnerOptions).py_files
+        return list(make_runner(plan)[1].view_as(SparkRunnerOptions).py_files)
 
     assert shipped("local[2]") == ["x.py"]
     assert shipped("spark://head:7077") == ["x.py", str(Path(beam_pipelines.__file__).parent)]
