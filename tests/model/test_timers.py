@@ -14,6 +14,7 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
+from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, Step, at, step
 from tests.model.stream import Build, Stage, on_spark
@@ -304,6 +305,101 @@ def test_what_is_buffered_when_the_input_ends_is_flushed(whole: Stage) -> None:
     """Beam's in-memory runner fires processing-time timers at the end of its input; without it they lose data."""
     whole.play(timed(whole, [step(at(1, ("a", 1))), step(at(1, ("a", 2)))], Flush()))
     assert whole.values() == [("a", 3)]
+
+
+class Beat(beam.DoFn):
+    """Each firing sets the next, without an end, one second of event time or an instant of processing time on."""
+
+    EVENT = TimerSpec("event", TimeDomain.WATERMARK)
+    REAL = TimerSpec("real", TimeDomain.REAL_TIME)
+
+    def process(
+        self,
+        pair: Pair,
+        when: Any = beam.DoFn.TimestampParam,
+        event: Any = beam.DoFn.TimerParam(EVENT),
+        real: Any = beam.DoFn.TimerParam(REAL),
+    ) -> None:
+        if pair[0] == "event":
+            event.set(when + 1)
+        else:
+            real.set(time.time() + 0.01)
+
+    @on_timer(EVENT)
+    def on_event(
+        self, when: Any = beam.DoFn.TimestampParam, event: Any = beam.DoFn.TimerParam(EVENT)
+    ) -> Iterator[Pair]:
+        event.set(when + 1)
+        yield "event", int(when)
+
+    @on_timer(REAL)
+    def on_real(self, real: Any = beam.DoFn.TimerParam(REAL)) -> Iterator[Pair]:
+        real.set(time.time() + 0.01)
+        yield "real", 0
+
+
+def test_a_loop_of_timers_ends_with_its_window(stage: Stage) -> None:
+    """State and timers are garbage once the watermark is past the window and the allowed lateness."""
+    script = [step(at(1, ("event", 0)), at(1, ("real", 0)), watermark=2), step(watermark=100, pause_s=0.2), step()]
+
+    def build(p: beam.Pipeline) -> None:
+        windowed = p | Script(script, stays=True) | beam.WindowInto(FixedWindows(10), allowed_lateness=5)
+        stage.collect(windowed | "beat" >> beam.ParDo(Beat()).with_output_types(Pair))
+
+    stage.play(build)
+    assert [at for kind, at in stage.values() if kind == "event"] == list(range(2, 16))
+    manifest = last_manifest(f"{stage.root}/checkpoint")
+    assert manifest is not None
+    assert manifest.groups["beat"] == {}
+
+
+@pytest.mark.parametrize("lateness", [0, 5])
+def test_a_timer_fires_at_the_latest_with_the_state_of_its_window(stage: Stage, lateness: int) -> None:
+    """What is buffered until a processing time, or until an event time after the window, would be lost otherwise."""
+
+    class Both(beam.DoFn):
+        BUFFER = BagStateSpec("buffer", VarIntCoder())
+        EVENT = TimerSpec("event", TimeDomain.WATERMARK)
+        REAL = TimerSpec("real", TimeDomain.REAL_TIME)
+
+        def process(
+            self,
+            pair: Pair,
+            buffer: Any = beam.DoFn.StateParam(BUFFER),
+            event: Any = beam.DoFn.TimerParam(EVENT),
+            real: Any = beam.DoFn.TimerParam(REAL),
+        ) -> None:
+            buffer.add(pair[1])
+            if pair[0] == "event":
+                event.set(60)
+            else:
+                real.set(time.time() + 3600)
+
+        @on_timer(EVENT)
+        def on_event(self, buffer: Any = beam.DoFn.StateParam(BUFFER)) -> Iterator[Pair]:
+            yield "event", sum(buffer.read())
+
+        @on_timer(REAL)
+        def on_real(self, buffer: Any = beam.DoFn.StateParam(BUFFER)) -> Iterator[Pair]:
+            yield "real", sum(buffer.read())
+
+    script = [
+        step(at(1, ("event", 1)), at(1, ("real", 2)), watermark=2),
+        step(at(3, ("event", 4)), at(3, ("real", 8)), watermark=9 + lateness),
+        step(watermark=10 + lateness),
+        step(watermark=70),
+        step(),
+    ]
+
+    def build(p: beam.Pipeline) -> None:
+        windowed = p | Script(script) | beam.WindowInto(FixedWindows(10), allowed_lateness=lateness)
+        stage.collect(windowed | beam.ParDo(Both()).with_output_types(Pair))
+
+    stage.play(build)
+    assert [(o.epoch, o.value, o.window) for o in stage.outs()] == [
+        (2, ("event", 5), (0, 10)),
+        (2, ("real", 10), (0, 10)),
+    ]
 
 
 def test_both_time_domains_in_one_dofn(stage: Stage) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
+import pytest
 from apache_beam.coders import Coder
 from apache_beam.coders.coders import IntervalWindowCoder
 from apache_beam.transforms.window import (
@@ -203,6 +204,19 @@ def test_the_global_window_ends_with_the_stream_only(stage: Stage) -> None:
     (out,) = stage.outs()
     assert (out.epoch, out.value, out.timing) == (2, ("k", [1, 2]), "ON_TIME")
     assert out.at == GlobalWindow().max_timestamp().micros // 1000 / 1e3
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_pane_of_the_global_window_is_at_its_end_in_any_number_of_epochs(whole: Stage, epochs: int) -> None:
+    script = [step(at(1, ("k", 1)), at(2, ("k", 2))), step()][:epochs]
+
+    def build(p: beam.Pipeline) -> None:
+        whole.collect(p | Script(script) | beam.GroupByKey())
+
+    whole.play(build, "--allow_unsafe_triggers")
+    assert [(o.value, o.at) for o in whole.outs()] == [
+        (("k", [1, 2]), GlobalWindow().max_timestamp().micros // 1000 / 1e3)
+    ]
 
 
 def test_a_stream_that_does_not_end_leaves_the_global_window_open(whole: Stage) -> None:

@@ -86,12 +86,13 @@ class FixedPanes(DriverlessPanes):
         return times.holds.least(), min(times.events.least(), group.expiries.least()), NEVER_US
 
     def _whole(self, arrived: Arrived) -> Iterator[WindowedValue]:
-        """Batch in the global window, the way Beam does it: the only pane, at the beginning of time."""
+        """Batch in the global window: the only pane, at the window's end as in a stream."""
         windows, pane = BatchGlobalTriggerDriver.GLOBAL_WINDOW_TUPLE, BatchGlobalTriggerDriver.ONLY_FIRING
         decode_key, values = self._decode_key, self._decoder.values
-        for keys in arrived.values():
+        for name, keys in arrived.items():
+            at = whole_millis(self._window(name).last)
             for key, parts in keys.items():
-                yield windowed((decode_key(key), values(parts)), MIN_US, windows, pane)
+                yield windowed((decode_key(key), values(parts)), at, windows, pane)
 
     # ---- arrival
     def _sort_in(self, blocks: Iterable[bytes], old_us: int) -> Arrived:

@@ -15,7 +15,7 @@ from spark_jobs.beam_runner.beam_internals import last_us, monitoring_infos
 from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, expiry_us, micros
+from spark_jobs.beam_runner.clock import MIN_US, expiry_us, micros
 from spark_jobs.beam_runner.keyed.fixed_panes import FixedPanes
 from spark_jobs.beam_runner.keyed.grouped import runs_by_key
 from spark_jobs.beam_runner.keyed.grouping import PaneDriver
@@ -85,7 +85,7 @@ def run_stateful(
     lateness_us = micros(operation.windowing.allowed_lateness)
     window_impl = operation.windowing.windowfn.get_window_coder().get_impl()
     processor.state.begin(groups, key_groups, operation.key_impl)
-    timers = TimerService(processor, groups, operation.key_impl, key_groups)
+    timers = TimerService(processor, groups, operation.key_impl, key_groups, lateness_us)
     decoder = ValueDecoder(operation.windowed_coder)
     oldest_us = old_us - lateness_us
     blocks = _blocks(rows)
@@ -122,17 +122,13 @@ def _blocks(rows: list[Row]) -> dict[int, list[bytes]]:
 
 
 def _collect_windows(group: KeyGroup, window_impl: Any, lateness_us: int, watermark_us: int) -> None:
-    """Drops the user state of expired windows. At the end of time everything expires."""
+    """Drops the user state of expired windows; their timers have fired. At the end of time all are expired."""
     for window in group.take_fresh_windows():
         if group.table(USER, window):  # else it is the timers' table, whose keys name their windows
             end_us = micros(window_impl.decode_nested(window).max_timestamp())
             group.expiries.set(window, expiry_us(end_us, lateness_us))
     for window in group.expiries.take_due(watermark_us):
         group.drop_window(USER, window)
-    if watermark_us >= MAX_US:
-        for kind in (USER, TIMER):
-            for window in group.windows(kind):
-                group.drop_window(kind, window)
 
 
 def _with_dropped(result: BundleResult, processor: StageProcessor, dropped: int) -> BundleResult:

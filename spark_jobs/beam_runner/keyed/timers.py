@@ -1,4 +1,10 @@
-"""Timers of stateful DoFns: kept in key groups, fired in time order within the epoch in which they fall due."""
+"""Timers of stateful DoFns: kept in key groups, fired in time order within the epoch in which they fall due.
+
+No timer outlives its window: at the latest it fires when the window expires, and still sees the state that goes then.
+So nothing that is buffered is lost, and a stream flushes what the batch does, where all windows expire at the end. A
+firing at the expiry sets no more timers: a loop ends with its window. (Beam's Java `StatefulDoFnRunner` has no timers
+of expired windows either, but refuses to set them, or ignores those of processing time.)
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,10 @@ from typing import Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
 
+from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.bundle import StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import key_group
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
+from spark_jobs.beam_runner.clock import NEVER_US, expiry_us
 from spark_jobs.beam_runner.keyed.state import TIMER, TIMES, KeyGroup
 
 REAL_TIME = beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
@@ -47,12 +54,15 @@ class TimerId:
 class TimerService:
     """Moves timers that DoFns set into key groups, and due timers back into the DoFns, in one bundle."""
 
-    def __init__(self, processor: StageProcessor, groups: dict[int, KeyGroup], key_impl: Any, key_groups: int) -> None:
+    def __init__(
+        self, processor: StageProcessor, groups: dict[int, KeyGroup], key_impl: Any, key_groups: int, lateness_us: int
+    ) -> None:
         self._processor, self._groups, self._key_impl, self._key_groups = processor, groups, key_impl, key_groups
+        self._lateness_us = lateness_us
         self._order = itertools.count()
 
-    def take_new(self) -> Iterator[tuple[int, bytes]]:
-        """Stores what was set or cleared since the last call; yields (group, timer id) of each timer that was set."""
+    def take_new(self, at_us: int) -> Iterator[tuple[int, bytes]]:
+        """Stores what was set or cleared at time `at_us`; yields (group, timer id) of each timer that was set."""
         beam = self._processor.processor
         for (transform, family), info in beam.timers_info.items():
             data = info.output_stream.get()
@@ -66,41 +76,37 @@ class TimerService:
                 number = key_group(key, self._key_groups)
                 window = coder._windows_coder_impl.encode_nested(timer.windows)
                 timer_id = TimerId(transform, family, timer.dynamic_timer_tag, window, key).encode()
-                if timer.clear_bit:
+                expiry = expiry_us(last_us(timer.windows[0]), self._lateness_us)
+                if timer.clear_bit or at_us >= expiry:
                     self._groups[number].drop(TIMER, b"", timer_id)
                 else:
                     fire = timer.fire_timestamp.micros
-                    event, real = (NEVER_US, fire) if domain == REAL_TIME else (fire, NEVER_US)
+                    event, real = (expiry, fire) if domain == REAL_TIME else (min(fire, expiry), NEVER_US)
                     times = TIMES.pack(timer.hold_timestamp.micros, event, real)
                     self._groups[number].put(TIMER, b"", timer_id, times + coder.encode_nested(timer))
                     yield number, timer_id
 
     def fire_due(self, watermark_us: int, old_watermark_us: int, now_us: int) -> None:
-        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark.
-
-        At the end of time all processing-time timers fire, as on Beam's in-memory runner: what is buffered until one
-        of them would be lost with the state. What those set anew is not waited for.
-        """
+        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark."""
         heap: list[tuple[int, int, int, bytes, bytes]] = []
 
-        def push(number: int, timer_id: bytes, until_us: int = now_us) -> None:
+        def push(number: int, timer_id: bytes) -> None:
             value = self._groups[number].get(TIMER, b"", timer_id)
             if value is None:
                 return
             _, event, real = TIMES.unpack_from(value)
-            if event <= watermark_us or real <= until_us:
-                at = old_watermark_us if event == NEVER_US else event
+            if event <= watermark_us or real <= now_us:
+                at = old_watermark_us if real <= now_us else event
                 heapq.heappush(heap, (at, next(self._order), number, timer_id, value))
 
-        for _ in self.take_new():
+        for _ in self.take_new(old_watermark_us):
             pass
         for number, group in sorted(self._groups.items()):
             times = group.times(TIMER)
-            real_us = NEVER_US - 1 if watermark_us >= MAX_US else now_us
-            for _, timer_id in times.reals.take_due(real_us) + times.events.take_due(watermark_us):
-                push(number, timer_id, real_us)
+            for _, timer_id in times.reals.take_due(now_us) + times.events.take_due(watermark_us):
+                push(number, timer_id)
         while heap:
-            _, _, number, timer_id, value = heapq.heappop(heap)
+            at, _, number, timer_id, value = heapq.heappop(heap)
             group = self._groups[number]
             if group.get(TIMER, b"", timer_id) is not value:
                 continue  # cleared or set anew by an earlier firing
@@ -111,5 +117,5 @@ class TimerService:
             beam.ops[named.transform].process_timer(
                 named.family, info.timer_coder_impl.decode_nested(value[TIMES.size :])
             )
-            for set_number, set_id in self.take_new():
+            for set_number, set_id in self.take_new(at):
                 push(set_number, set_id)
