@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorP
 from apache_beam.transforms.periodicsequence import PeriodicImpulse, PeriodicSequence
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import TimerSpec, on_timer
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
 from tests.model.script import Script, at, step
@@ -274,6 +275,33 @@ def test_a_source_that_never_defers_is_split_by_the_runner(whole: Stage) -> None
     values = [value[1] for value in whole.values()]
     assert {o.epoch for o in whole.outs()} == {0, 1, 2}
     assert values == list(range(len(values)))
+
+
+def test_what_a_cut_leaves_in_one_window_of_an_element_stays_in_it(stage: Stage) -> None:
+    class Read(beam.DoFn):
+        """Looks at its window."""
+
+        def process(
+            self,
+            element: Pair,
+            window: Any = beam.DoFn.WindowParam,
+            tracker: Any = beam.DoFn.RestrictionParam(Ranges()),
+        ) -> Iterator[Pair]:
+            index = tracker.current_restriction().start
+            while tracker.try_claim(index):
+                yield element[0], index
+                index += 1
+                time.sleep(0.005)
+
+    def build(p: beam.Pipeline) -> None:
+        elements = p | beam.Create([("a", 60)]) | "at 7" >> beam.Map(lambda pair: TimestampedValue(pair, 7))
+        windowed = elements | beam.WindowInto(SlidingWindows(10, 5))
+        stage.collect(windowed | "read" >> beam.ParDo(Read()).with_output_types(Pair))
+
+    stage.play(build, "--split_after_ms=120")
+    assert stage.result.epochs > 1
+    seen = Counter((o.value[1], o.window) for o in stage.outs())
+    assert seen == dict.fromkeys([(n, w) for n in range(60) for w in ((0.0, 10.0), (5.0, 15.0))], 1)
 
 
 def test_a_periodic_impulse_fires_at_its_instants(stage: Stage) -> None:
