@@ -15,6 +15,7 @@ from apache_beam.io.watermark_estimators import (
     MonotonicWatermarkEstimator,
     WalltimeWatermarkEstimator,
 )
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.transforms.periodicsequence import PeriodicImpulse, PeriodicSequence
 from apache_beam.transforms.timeutil import TimeDomain
@@ -334,6 +335,46 @@ def test_a_periodic_sequence_closes_windows_as_it_goes(stage: Stage) -> None:
         (("k", [0, 2, 4]), (0, 5), "ON_TIME"),
         (("k", [6, 8]), (5, 10), "ON_TIME"),
     ]
+
+
+@pytest.mark.parametrize("news", ["elements", "callbacks", "metrics"])
+def test_a_source_whose_position_is_elsewhere_is_not_idle_while_it_has_news(stage: Stage, news: str) -> None:
+    """Its restriction is always the same: what is left to read is known to a broker, here a folder of messages."""
+    root, queue = stage.root, stage.root / "queue"
+    queue.mkdir()
+    for name in "abc":
+        (queue / name).touch()
+
+    class Receive(beam.DoFn):
+        """Takes one message at a time."""
+
+        @beam.DoFn.unbounded_per_element()
+        def process(
+            self,
+            element: Pair,
+            finalizer: Any = beam.DoFn.BundleFinalizerParam,
+            tracker: Any = beam.DoFn.RestrictionParam(Ranges()),
+        ) -> Iterator[str]:
+            for message in sorted(queue.iterdir())[:1]:
+                if news == "callbacks":
+                    finalizer.register(message.unlink)
+                else:
+                    message.unlink()
+                if news == "metrics":
+                    Metrics.counter("model", "received").inc()
+                if news == "elements":
+                    yield message.name
+            tracker.defer_remainder(Duration(0.02))
+
+    def build(p: beam.Pipeline) -> None:
+        received = p | beam.Create([("queue", 1)]) | "receive" >> beam.ParDo(Receive()).with_output_types(str)
+        _ = received | "sink" >> beam.Map(lambda name: (root / f"sunk {name}").touch())
+
+    stage.play(build)
+    assert not list(queue.iterdir())
+    assert stage.result.epochs == 3  # polls that found nothing are no epochs
+    assert len(list(root.glob("sunk *"))) == (3 if news == "elements" else 0)
+    assert stage.counters().get("received", 0) == (3 if news == "metrics" else 0)
 
 
 class TestDrain:

@@ -144,6 +144,7 @@ class _LevelRun:
             raise
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
+        self.report.emitted |= result.emitted
         if result.wants_finalization:
             self.unfinalized.append(Unfinalized(self.id, self.order.attempt, self.plan.id, stage, processor))
         else:
