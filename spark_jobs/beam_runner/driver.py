@@ -31,7 +31,7 @@ from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, R
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
 from spark_jobs.beam_runner.errors import WorkerLostError
-from spark_jobs.beam_runner.metrics import consolidate
+from spark_jobs.beam_runner.metrics import consolidate, user_metrics
 from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
 from spark_jobs.beam_runner.planning.upgrade import carry_over
@@ -183,7 +183,11 @@ class EpochLoop:
 
     # ---- one epoch
     def _run_epoch(self, started: float) -> bool:
-        """-> False if nothing moved: then nothing was committed either."""
+        """-> False if nothing moved: then nothing was committed either.
+
+        An epoch in which sources were asked and had nothing is no news. That their restrictions are the same says
+        little: a source may have its position elsewhere, at a broker that hears of it when bundles are finalised.
+        """
         last, now = self.manifest, self._now_us()
         self._draining = last.draining or self._drain.is_set()
         event, unplayed = self._next_event()
@@ -197,7 +201,7 @@ class EpochLoop:
         first_level, parcels = self._first_parcels(due, event, order)
         reports = self._run_levels(order, first_level, parcels)
         manifest = self._next_manifest(order, rest, reports)
-        if last.epoch >= 0 and _same_position(last, manifest):
+        if last.epoch >= 0 and not any(r.emitted or r.awaits_commit for r in reports) and _same(last, manifest):
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
             return False
         self._finish_publishing()
@@ -431,8 +435,8 @@ def _dropped_us(
     return dropped_us
 
 
-def _same_position(last: Manifest, new: Manifest) -> bool:
-    """Nothing but the clock moved: the same restrictions are left, and no state, output or watermark changed."""
+def _same(last: Manifest, new: Manifest) -> bool:
+    """Nothing but the clock moved: the same restrictions are left, and no state, output, watermark or metric is new."""
     left = [sorted((r.transform, r.element, r.watermark_us) for r in m.residuals) for m in (last, new)]
     return (
         left[0] == left[1]
@@ -444,4 +448,5 @@ def _same_position(last: Manifest, new: Manifest) -> bool:
         and last.sides == new.sides
         and last.waiting == new.waiting
         and last.fingerprint == new.fingerprint
+        and user_metrics(last.metrics) == user_metrics(new.metrics)
     )

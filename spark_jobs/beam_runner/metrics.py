@@ -5,7 +5,7 @@ Only reports of attempts that an epoch is made of are added, so that metrics cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from apache_beam.coders import IterableCoder, StrUtf8Coder
 from apache_beam.metrics import monitoring_infos
@@ -28,6 +28,28 @@ def consolidate(infos: Iterable[metrics_pb2.MonitoringInfo]) -> list[metrics_pb2
             info.payload = _MERGED[info.type](merged[key], info)
         merged[key] = info
     return list(merged.values())
+
+
+def any_elements(infos: Iterable[metrics_pb2.MonitoringInfo], besides: Collection[str]) -> bool:
+    """Whether a bundle had elements in any collection but these."""
+    return any(
+        info.urn == monitoring_infos.ELEMENT_COUNT_URN
+        and info.labels[monitoring_infos.PCOLLECTION_LABEL] not in besides
+        and monitoring_infos.extract_counter_value(info) > 0
+        for info in infos
+    )
+
+
+def user_metrics(metrics: Mapping[str, Iterable[bytes]]) -> dict[object, object]:
+    """Values of the users' metrics by stage and metric: of gauges without the time at which they were set."""
+    values: dict[object, object] = {}
+    for stage, infos in metrics.items():
+        for info in map(metrics_pb2.MonitoringInfo.FromString, infos):
+            if monitoring_infos.is_user_monitoring_info(info):
+                value = monitoring_infos.extract_metric_result_map_value(info)
+                key = (stage, monitoring_infos.to_key(info))
+                values[key] = value.value if monitoring_infos.is_gauge(info) else value
+    return values
 
 
 def _union(a: metrics_pb2.MonitoringInfo, b: metrics_pb2.MonitoringInfo) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,12 @@ from apache_beam.io.watermark_estimators import (
     MonotonicWatermarkEstimator,
     WalltimeWatermarkEstimator,
 )
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.transforms.periodicsequence import PeriodicImpulse, PeriodicSequence
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import TimerSpec, on_timer
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
 from tests.model.script import Script, at, step
@@ -276,6 +278,33 @@ def test_a_source_that_never_defers_is_split_by_the_runner(whole: Stage) -> None
     assert values == list(range(len(values)))
 
 
+def test_what_a_cut_leaves_in_one_window_of_an_element_stays_in_it(stage: Stage) -> None:
+    class Read(beam.DoFn):
+        """Looks at its window."""
+
+        def process(
+            self,
+            element: Pair,
+            window: Any = beam.DoFn.WindowParam,
+            tracker: Any = beam.DoFn.RestrictionParam(Ranges()),
+        ) -> Iterator[Pair]:
+            index = tracker.current_restriction().start
+            while tracker.try_claim(index):
+                yield element[0], index
+                index += 1
+                time.sleep(0.005)
+
+    def build(p: beam.Pipeline) -> None:
+        elements = p | beam.Create([("a", 60)]) | "at 7" >> beam.Map(lambda pair: TimestampedValue(pair, 7))
+        windowed = elements | beam.WindowInto(SlidingWindows(10, 5))
+        stage.collect(windowed | "read" >> beam.ParDo(Read()).with_output_types(Pair))
+
+    stage.play(build, "--split_after_ms=120")
+    assert stage.result.epochs > 1
+    seen = Counter((o.value[1], o.window) for o in stage.outs())
+    assert seen == dict.fromkeys([(n, w) for n in range(60) for w in ((0.0, 10.0), (5.0, 15.0))], 1)
+
+
 def test_a_periodic_impulse_fires_at_its_instants(stage: Stage) -> None:
     start, step_s, count = round(time.time() + 0.2, 3), 0.4, 3
 
@@ -306,6 +335,46 @@ def test_a_periodic_sequence_closes_windows_as_it_goes(stage: Stage) -> None:
         (("k", [0, 2, 4]), (0, 5), "ON_TIME"),
         (("k", [6, 8]), (5, 10), "ON_TIME"),
     ]
+
+
+@pytest.mark.parametrize("news", ["elements", "callbacks", "metrics"])
+def test_a_source_whose_position_is_elsewhere_is_not_idle_while_it_has_news(stage: Stage, news: str) -> None:
+    """Its restriction is always the same: what is left to read is known to a broker, here a folder of messages."""
+    root, queue = stage.root, stage.root / "queue"
+    queue.mkdir()
+    for name in "abc":
+        (queue / name).touch()
+
+    class Receive(beam.DoFn):
+        """Takes one message at a time."""
+
+        @beam.DoFn.unbounded_per_element()
+        def process(
+            self,
+            element: Pair,
+            finalizer: Any = beam.DoFn.BundleFinalizerParam,
+            tracker: Any = beam.DoFn.RestrictionParam(Ranges()),
+        ) -> Iterator[str]:
+            for message in sorted(queue.iterdir())[:1]:
+                if news == "callbacks":
+                    finalizer.register(message.unlink)
+                else:
+                    message.unlink()
+                if news == "metrics":
+                    Metrics.counter("model", "received").inc()
+                if news == "elements":
+                    yield message.name
+            tracker.defer_remainder(Duration(0.02))
+
+    def build(p: beam.Pipeline) -> None:
+        received = p | beam.Create([("queue", 1)]) | "receive" >> beam.ParDo(Receive()).with_output_types(str)
+        _ = received | "sink" >> beam.Map(lambda name: (root / f"sunk {name}").touch())
+
+    stage.play(build)
+    assert not list(queue.iterdir())
+    assert stage.result.epochs == 3  # polls that found nothing are no epochs
+    assert len(list(root.glob("sunk *"))) == (3 if news == "elements" else 0)
+    assert stage.counters().get("received", 0) == (3 if news == "metrics" else 0)
 
 
 class TestDrain:

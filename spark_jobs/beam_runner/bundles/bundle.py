@@ -15,6 +15,7 @@ from spark_jobs.beam_runner.bundles.operations import InputOperation, OutputOper
 from spark_jobs.beam_runner.bundles.splitting import Splitter
 from spark_jobs.beam_runner.clock import MIN_US
 from spark_jobs.beam_runner.keyed.user_state import StateHandler
+from spark_jobs.beam_runner.metrics import any_elements
 from spark_jobs.beam_runner.planning.plan import StagePlan
 
 
@@ -32,6 +33,7 @@ class Deferred:
 class BundleResult:
     deferred: list[Deferred]
     metrics: list[bytes]  # encoded MonitoringInfo
+    emitted: bool  # a step emitted something, if only for the next one
     wants_finalization: bool  # `finalize` is to be called once the epoch is committed
 
 
@@ -50,6 +52,7 @@ class StageProcessor:
         self.inputs: list[InputOperation] = [operations[i.transform] for i in plan.inputs]
         self.outputs = [op for op in operations.values() if isinstance(op, OutputOperation)]
         self.timer_domains = beam_parts.timer_domains(descriptor)
+        self._fed = {pc for i in plan.inputs for pc in descriptor.transforms[i.transform].outputs.values()}
         self._bundles = 0
 
     def run(self, feed: Callable[[], None], splitter: Splitter | None = None) -> BundleResult:
@@ -74,12 +77,13 @@ class StageProcessor:
                 operation.finish()
             left = [*(splitter.residuals if splitter is not None else ()), *context.delayed_applications]
             deferred = [self._deferred(op, rest) for op, rest in left]
-            metrics = [info.SerializeToString() for info in processor.monitoring_infos()]
+            infos = processor.monitoring_infos()
             wants_finalization = processor.requires_finalization()
         finally:
             processor.current_instruction_id = None
             processor.state_sampler.stop_if_still_running()
-        return BundleResult(deferred, metrics, wants_finalization)
+        metrics = [info.SerializeToString() for info in infos]
+        return BundleResult(deferred, metrics, any_elements(infos, besides=self._fed), wants_finalization)
 
     def finalize(self) -> None:
         """Calls what DoFns registered with their BundleFinalizerParam in the last bundle. Beam logs what they raise."""

@@ -48,7 +48,7 @@ class WorkerWarning:
 
 @dataclass
 class Report:
-    """What a task tells the driver. Its warnings, name and time do not go into the manifest, everything else does."""
+    """What a task tells the driver. Its last fields do not go into the manifest, everything else does."""
 
     output_us: dict[str, int] = field(default_factory=dict)
     input_us: dict[str, int] = field(default_factory=dict)
@@ -60,6 +60,7 @@ class Report:
     waiting: list[Waiting] = field(default_factory=list)
     released: list[str] = field(default_factory=list)  # files of rows that waited and do so no more
     metrics: dict[str, list[bytes]] = field(default_factory=dict)
+    emitted: bool = False  # a step of it emitted something
     process: str = ""  # name of the worker
     seconds: float = 0.0  # that the task took, without Spark's part
     awaits_commit: str = ""  # id of this run's bundles with DoFns that wait for the commit; "" = there are none

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
 from apache_beam.portability.api import beam_fn_api_pb2
+from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.bundles.exchange import Row
@@ -18,6 +20,17 @@ _log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
 _REST_AFTER_S = 5.0  # without a bundle to look after, the thread ends
+
+
+def in_one_window_each(values: Iterable[WindowedValue]) -> Iterator[WindowedValue]:
+    """The same elements, each in one window.
+
+    Beam 2.77 takes a DoFn that looks at its window for one that does not while it is in the first of an element's
+    windows (`if window_index:`): what a split leaves there would go to all of them.
+    """
+    for value in values:
+        for window in value.windows:
+            yield WindowedValue(value.value, value.timestamp, (window,), value.pane_info)
 
 
 class Splitter:

@@ -14,7 +14,7 @@ from spark_jobs.beam_runner.bundles.compaction import fold
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks, key_group
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, SideTable, decode_chunks, encode_chunks
-from spark_jobs.beam_runner.bundles.splitting import Splitter
+from spark_jobs.beam_runner.bundles.splitting import Splitter, in_one_window_each
 from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
 from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE
@@ -144,6 +144,7 @@ class _LevelRun:
             raise
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
+        self.report.emitted |= result.emitted
         if result.wants_finalization:
             self.unfinalized.append(Unfinalized(self.id, self.order.attempt, self.plan.id, stage, processor))
         else:
@@ -181,13 +182,16 @@ class _LevelRun:
             if self.order.draining:
                 rows = [self.worker.truncation(self.plan, stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
             if self.order.split_after_s is not None:
-                splitter = Splitter(processor.inputs[0], len(rows[0]), self.order.split_after_s)
-        return processor.run(lambda: self._feed(processor, rows), splitter)
+                decode = processor.inputs[0].decode
+                elements = sum(len(value.windows) for _, _, chunk in rows[0] for value in decode(chunk))
+                splitter = Splitter(processor.inputs[0], elements, self.order.split_after_s)
+        return processor.run(lambda: self._feed(stage, processor, rows), splitter)
 
-    def _feed(self, processor: StageProcessor, rows: list[list[Row]]) -> None:
+    def _feed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> None:
         for operation, some in zip(processor.inputs, rows, strict=True):
             for _, _, chunk in some:
-                operation.push(operation.decode(chunk))
+                values = operation.decode(chunk)
+                operation.push(in_one_window_each(values) if stage.splittable else values)
 
     def _send(self, edge: EdgeId, partition: int, row: Row) -> None:
         if self.level_of[edge[0]] == self.level:

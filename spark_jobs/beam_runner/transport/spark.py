@@ -7,6 +7,7 @@ no query to plan. Rows are bucketed by target in the Python task; Spark moves wh
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import time
 import warnings
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TELL_ATTEMPTS = 3
+_INLINE_BYTES = 512 << 10  # of an order; PySpark's limit for a function is 1 MiB
 _EXECUTORS_WITHIN_S = 60.0
 _LOST_TASK = re.compile(r"Lost task (\d+)\.\d+ in stage (\d+)\.")
 _STATUS_WITHIN_S = 2.0
@@ -49,16 +51,32 @@ class SparkTransport:
         self._warned: set[WorkerWarning] = set()
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
+        packed = self._packed(order)
         try:
-            runs = self._job(plan, order, first_level, parcels).collect()
+            runs = self._job(plan, order, packed, first_level, parcels).collect()
         except Exception as error:
             raise self._located(_failure(self._context, error), plan, order, first_level) from None
+        finally:
+            if not isinstance(packed, bytes) and _is_alive(self._context):
+                packed.destroy()
         reports = whole_epoch(runs, range(first_level, plan.levels), self.partitions)
         self._processes.update(report.process for report in reports)
         self._warn(reports)
         return reports
 
-    def _job(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> Any:
+    def _packed(self, order: EpochOrder) -> bytes | Broadcast[bytes]:
+        """Small orders travel with the tasks. PySpark would broadcast a large one itself, once a level and for good."""
+        packed = pickle.dumps(order, protocol=5)
+        return packed if len(packed) <= _INLINE_BYTES else self._context.broadcast(packed)
+
+    def _job(
+        self,
+        plan: Plan,
+        order: EpochOrder,
+        packed: bytes | Broadcast[bytes],
+        first_level: int,
+        parcels: dict[int, Parcel],
+    ) -> Any:
         shared = self._broadcast(plan)
         self._context.setJobDescription(f"epoch {order.epoch}")
         start: list[Sent] = [(None, parcels[p], []) for p in range(self.partitions)]
@@ -66,7 +84,7 @@ class SparkTransport:
         for level in range(first_level, plan.levels):
             if level > first_level:
                 rdd = rdd.partitionBy(self.partitions, int).values()
-            rdd = rdd.mapPartitionsWithIndex(_level_task(shared, order, level, last=level == plan.levels - 1))
+            rdd = rdd.mapPartitionsWithIndex(_level_task(shared, packed, level, last=level == plan.levels - 1))
         return rdd
 
     def _located(self, failure: RunnerError, plan: Plan, order: EpochOrder, first_level: int) -> RunnerError:
@@ -127,7 +145,7 @@ class SparkTransport:
         if self._has_teardown:  # of a process that a failed task took with it, Spark leaves nothing to tear down
             self._tell_workers(self._processes, lambda worker: worker.close())
         if self._plan is not None:
-            self._plan[1].unpersist()
+            self._plan[1].destroy()
 
 
 def _cores(context: SparkContext) -> int:
@@ -188,12 +206,13 @@ def _is_alive(context: SparkContext) -> bool:
 
 
 def _level_task(
-    plan: Broadcast[Plan], order: EpochOrder, level: int, *, last: bool
+    plan: Broadcast[Plan], order: bytes | Broadcast[bytes], level: int, *, last: bool
 ) -> Callable[[int, Iterable[Sent]], Iterator[Any]]:
     def run_task(part: int, sent: Iterable[Sent]) -> Iterator[Any]:
         # Imported in the worker: cloudpickle would copy a module global that a nested function uses.
         from spark_jobs.beam_runner.transport import spark_worker
 
-        return spark_worker.run_task(plan.value, order, level, part, sent, last=last)
+        unpacked = pickle.loads(order if isinstance(order, bytes) else order.value)
+        return spark_worker.run_task(plan.value, unpacked, level, part, sent, last=last)
 
     return run_task

@@ -9,7 +9,7 @@ from apache_beam.metrics.cells import BoundedTrieData, DistributionData, GaugeDa
 from apache_beam.portability.api import metrics_pb2
 from apache_beam.utils.histogram import LinearBucket
 
-from spark_jobs.beam_runner.metrics import consolidate
+from spark_jobs.beam_runner.metrics import consolidate, user_metrics
 
 
 def only(*infos: metrics_pb2.MonitoringInfo) -> Any:
@@ -67,3 +67,23 @@ def test_of_what_is_not_known_the_last_is_kept_so_that_manifests_do_not_grow() -
         for n in range(5)
     ]
     assert only(*infos).payload == bytes([4])
+
+
+def test_a_metric_that_says_the_same_again_has_not_changed() -> None:
+    def gauge(value: int, second: float) -> metrics_pb2.MonitoringInfo:
+        return monitoring_infos.int64_user_gauge("n", "g", GaugeData(value, timestamp=second), "a")
+
+    def names(*values: str) -> metrics_pb2.MonitoringInfo:
+        return monitoring_infos.user_set_string("n", "s", set(values), "a")
+
+    def changed(*infos: metrics_pb2.MonitoringInfo) -> bool:
+        before = [gauge(7, 10.0), names("b", "a")]
+        after = consolidate([*before, *infos])
+        old, new = ({"step": tuple(info.SerializeToString() for info in some)} for some in (before, after))
+        return user_metrics(old) != user_metrics(new)
+
+    assert not changed()
+    assert not changed(gauge(7, 20.0), names("a"), monitoring_infos.int64_counter("runner's", 1, labels={}))
+    assert changed(gauge(8, 20.0))
+    assert changed(names("c"))
+    assert changed(monitoring_infos.int64_user_counter("n", "c", 1, "a"))

@@ -1,0 +1,48 @@
+"""What a job leaves behind in a Spark session that goes on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.bundles.order import EpochOrder
+from spark_jobs.beam_runner.driver import EpochLoop
+from spark_jobs.session import active_session, spark_session
+from tests.faults import counting_job
+
+pytestmark = pytest.mark.slow
+
+
+def test_large_orders_leave_no_files_in_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spark = active_session() or spark_session(cores=2)
+    make_order = EpochLoop._order
+
+    def large_order(self: EpochLoop, *args: Any) -> EpochOrder:
+        order = make_order(self, *args)
+        return replace(order, attempt=order.attempt + "." * (2 << 20))
+
+    monkeypatch.setattr(EpochLoop, "_order", large_order)
+    folder = spark.sparkContext._temp_dir
+    before, files = len(os.listdir(folder)), []
+    options = PipelineOptions(
+        [
+            "--streaming",
+            "--until_idle",
+            "--tasks=2",
+            "--driver_epochs_below_ms=0",
+            f"--checkpoint={tmp_path}/checkpoint",
+        ]
+    )
+    runner = SparkRunner(spark=spark, on_epoch=lambda _: files.append(len(os.listdir(folder)) - before))
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    counting_job.build(pipeline, f"{tmp_path}/out", 150, 50)
+    pipeline.run().wait_until_finish()
+    assert files == [1, 1, 1]  # that of the plan
+    assert len(os.listdir(folder)) == before
