@@ -24,7 +24,8 @@ from spark_jobs.beam_runner.keyed.values import Part, joined
 
 _HEAD = struct.Struct("<qqqIQ")  # hold, next event time, next processing time; panes fired, elements kept
 _KNOWN_WINDOWS = 10_000  # decoded windows kept at hand
-_ON_TIME = {last: PaneInfo(True, last, PaneInfoTiming.ON_TIME, 0, 0) for last in (False, True)}
+_ON_TIME = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
+_FIRST_BUT_LATE = PaneInfo(True, False, PaneInfoTiming.LATE, 0, 0)
 
 
 Arrived = dict[bytes, dict[bytes, list[Part]]]  # window -> key -> values
@@ -148,8 +149,7 @@ class FixedPanes(DriverlessPanes):
         if arrived is not None:
             hold = self._combined(hold, self._hold(window, key))
             parts += arrived
-        is_last = window.expiry <= new_us
-        if not is_last:
+        if window.expiry > new_us:
             if not self._accumulates:
                 count = 0
                 group.drop(ELEMENTS, window.name, key)
@@ -158,10 +158,10 @@ class FixedPanes(DriverlessPanes):
                 count += more
                 group.append(ELEMENTS, window.name, key, data)
             self._put(group, window, key, None, NEVER_US, fired + 1, count)
-        if on_time and not fired:
-            pane = _ON_TIME[is_last]
+        if fired:
+            pane = PaneInfo(False, False, PaneInfoTiming.LATE, fired, fired)
         else:
-            pane = PaneInfo(not fired, is_last, PaneInfoTiming.LATE, fired, fired)
+            pane = _ON_TIME if on_time else _FIRST_BUT_LATE
         at = whole_millis(window.last if hold is None else hold)
         return windowed((self._decode_key(key), self._decoder.values(parts)), at, (window.window,), pane)
 

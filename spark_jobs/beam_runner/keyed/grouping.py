@@ -15,7 +15,7 @@ from apache_beam.coders import FastPrimitivesCoder
 from apache_beam.transforms import trigger
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import PaneInfo, WindowedValue
+from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
@@ -187,7 +187,6 @@ class PaneDriver:
         panes = list(self._driver.process_elements(state, values, old, old)) if values else []
         panes += self._fire(state, old, new, new_us, now_us)
         panes += self._collect(state, new_us)
-        self._mark_last(panes, new_us)
         keep = bool(state.global_state.get(_WINDOW_IDS))
         return [_listed(p.with_value((key, p.value))) for p in panes], self.store.encode(state) if keep else None
 
@@ -204,7 +203,6 @@ class PaneDriver:
         panes = list(self._driver.process_elements(state, values, begin, begin))
         panes += self._fire(state, begin, None, MAX_US, MAX_US)
         panes += self._collect(state, MAX_US)
-        self._mark_last(panes, MAX_US)
         yield from (pane.with_value((key, pane.value)) for pane in panes)
 
     def _fire(
@@ -254,14 +252,6 @@ class PaneDriver:
             for window_id in ids.pop(window):
                 state.state.pop(window_id, None)
                 state.timers.pop(window_id, None)
-
-    def _mark_last(self, panes: list[WindowedValue], new_us: int) -> None:
-        """Of each window that has expired by now; Beam's driver marks what a finished trigger fired, no more."""
-        last = {pane.windows[0]: n for n, pane in enumerate(panes) if self.store.expiry_us(pane.windows[0]) <= new_us}
-        for n in last.values():
-            pane, info = panes[n], panes[n].pane_info
-            info = PaneInfo(info.is_first, True, info.timing, info.index, info.nonspeculative_index)
-            panes[n] = WindowedValue(pane.value, pane.timestamp, pane.windows, info)
 
     @staticmethod
     def _waits_for_a_clock(state: Any, window_ids: list[Any]) -> bool:

@@ -51,10 +51,10 @@ class SessionPanes(DriverlessPanes):
             sessions = self._merge((_decode(stored) if stored else []) + arrived.pop(key, []))
             for session in sessions:
                 if session.arrived and session.end <= old_us:
-                    yield self._fire(key, session, new_us, on_time=False)
+                    yield self._fire(key, session, on_time=False)
             for session in sessions:
                 if old_us < session.end <= new_us:
-                    yield self._fire(key, session, new_us, on_time=True)
+                    yield self._fire(key, session, on_time=True)
             left = [s for s in sessions if self._expiry(s) > new_us]
             if left:
                 group.put(PANE, b"", key, self._encode(left, new_us))
@@ -112,10 +112,9 @@ class SessionPanes(DriverlessPanes):
         return _Session(start, end, hold, fired, parts, arrived=any(s.arrived for s in cluster))
 
     # ---- firing
-    def _fire(self, key: bytes, session: _Session, new_us: int, *, on_time: bool) -> WindowedValue:
+    def _fire(self, key: bytes, session: _Session, *, on_time: bool) -> WindowedValue:
         timing = PaneInfoTiming.ON_TIME if on_time and not session.fired else PaneInfoTiming.LATE
-        is_last = self._expiry(session) <= new_us
-        pane = PaneInfo(session.fired == 0, is_last, timing, session.fired, session.fired)
+        pane = PaneInfo(session.fired == 0, False, timing, session.fired, session.fired)
         window = IntervalWindow(Timestamp(micros=session.start), Timestamp(micros=session.end))
         at = whole_millis(session.end - 1 if session.hold == _NO_HOLD else session.hold)
         value = windowed((self._decode_key(key), self._decoder.values(session.parts)), at, (window,), pane)
