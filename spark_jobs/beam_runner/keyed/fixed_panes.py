@@ -197,6 +197,6 @@ class FixedPanes(DriverlessPanes):
             end = micros(window.end)
             last = last_us(window)
             known = self._windows[name] = _Window(
-                name, window, end, last, last + self._lateness, expiry_us(end, self._lateness)
+                name, window, end, last, last + self._lateness, expiry_us(last, self._lateness)
             )
         return known

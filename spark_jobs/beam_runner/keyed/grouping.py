@@ -112,8 +112,11 @@ class PaneStore:
         return state
 
     def expiry_us(self, window: Any) -> int:
-        """The watermark at which a window's state may go: one past its end and the allowed lateness."""
-        return expiry_us(micros(window.end), self.lateness_us)
+        """The watermark at which a window's state may go.
+
+        Not an instant later: what it emits then is not late for the next grouping, which is at an earlier watermark.
+        """
+        return expiry_us(last_us(window), self.lateness_us)
 
     @staticmethod
     def windows(state: Any) -> dict[Any, list[Any]]:

@@ -125,7 +125,7 @@ class SessionPanes(DriverlessPanes):
         return value
 
     def _expiry(self, session: _Session) -> int:
-        return expiry_us(session.end, self._lateness)
+        return expiry_us(session.end - 1, self._lateness)
 
     # ---- state
     def _encode(self, sessions: list[_Session], new_us: int) -> bytes:
