@@ -311,7 +311,7 @@ class EpochLoop:
         return {label: run for label, run in runs.items() if run}
 
     def _next_manifest(self, order: EpochOrder, rest: list[Residual], reports: list[Report]) -> Manifest:
-        last = self.manifest
+        last, now = self.manifest, self._now_us()  # not the order's: a bundle may take longer than its pause
         output_us: dict[str, int] = {}
         input_us: dict[str, int] = {}
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
@@ -340,7 +340,7 @@ class EpochLoop:
             waiting += report.waiting
             for stage, infos in report.metrics.items():
                 metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
-            residuals += report.residuals
+            residuals += [replace(r, due_us=now + r.due_us) if r.due_us else r for r in report.residuals]
         output_us = {**last.output_us, **output_us}
         waiting += [w for w in last.waiting if w.file not in released]
         done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
