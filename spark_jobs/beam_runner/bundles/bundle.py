@@ -85,6 +85,13 @@ class StageProcessor:
         metrics = [info.SerializeToString() for info in infos]
         return BundleResult(deferred, metrics, any_elements(infos, besides=self._fed), wants_finalization)
 
+    def let_go(self) -> None:
+        """Forgets the task whose bundle it ran: an idle processor would keep what the task sent in memory."""
+        for output in self.outputs:
+            del output.send, output.side, output.stage_item
+        self.state.begin({}, 1, None)
+        self.state.use_sides({})
+
     def finalize(self) -> None:
         """Calls what DoFns registered with their BundleFinalizerParam in the last bundle. Beam logs what they raise."""
         self.processor.finalize_bundle()

@@ -142,6 +142,7 @@ class _LevelRun:
             order = self.order
             error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
             raise
+        processor.let_go()
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
         self.report.emitted |= result.emitted
