@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
 _GARBAGE_EVERY_EPOCHS = 16
+_NEWEST_FOR_S = 1.0  # after a commit or a look, the last epoch is taken for the newest so long
 
 Counters = dict[str, int]
 
@@ -90,6 +91,7 @@ class EpochLoop:
         self.published: Counter[str] = Counter()
         checkpoint.prepare()
         self.manifest = self._resume(key_groups, drop_incompatible)
+        self._newest_at = time.monotonic()
 
     # ---- control
     def request_stop(self) -> None:
@@ -112,6 +114,7 @@ class EpochLoop:
                         break  # an upgrade dropped the sources: what is left waits for ever
                     self._sleep()
                     continue
+                self._require_newest()
                 if not self._run_epoch(started) and self._until_idle and self._all_idle() and not self._drain.is_set():
                     break
                 self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
@@ -175,6 +178,12 @@ class EpochLoop:
     def _metas(self) -> list[KeyGroupMeta]:
         return [meta for metas in self.manifest.groups.values() for meta in metas.values()]
 
+    def _require_newest(self) -> None:
+        """Without news there is no commit that would fence this driver, and it writes to other sinks while it runs."""
+        if self.manifest.epoch >= 0 and time.monotonic() - self._newest_at > _NEWEST_FOR_S:
+            self._checkpoint.require_newest(self.manifest.epoch)
+            self._newest_at = time.monotonic()
+
     def _sleep(self) -> None:
         wake_us = min(
             [r.due_us for r in self.manifest.residuals] + [meta.next_real_us for meta in self._metas()], default=0
@@ -206,6 +215,7 @@ class EpochLoop:
             return False
         self._finish_publishing()
         self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
+        self._newest_at = time.monotonic()
         self.manifest = manifest
         self._publish(manifest)
         bundles = {report.awaits_commit: report.process for report in reports if report.awaits_commit}
@@ -307,7 +317,7 @@ class EpochLoop:
         return {label: run for label, run in runs.items() if run}
 
     def _next_manifest(self, order: EpochOrder, rest: list[Residual], reports: list[Report]) -> Manifest:
-        last = self.manifest
+        last, now = self.manifest, self._now_us()  # not the order's: a bundle may take longer than its pause
         output_us: dict[str, int] = {}
         input_us: dict[str, int] = {}
         groups = {stage: dict(metas) for stage, metas in last.groups.items()}
@@ -339,7 +349,7 @@ class EpochLoop:
             waiting += report.waiting
             for stage, infos in report.metrics.items():
                 metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
-            residuals += report.residuals
+            residuals += [replace(r, due_us=now + r.due_us) if r.due_us else r for r in report.residuals]
         output_us = {**last.output_us, **output_us}
         waiting += [w for w in last.waiting if w.file not in released]
         done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())

@@ -74,10 +74,11 @@ class SparkRunner(PipelineRunner):
                 text = with_changes(plan, compare(manifest, plan), flags.explain)
             sys.stdout.write(text + "\n")
             return FnApiRunnerResult(PipelineState.DONE, {})
+        transport = self._transport(flags, plan, has_teardown(pipeline), streaming=streaming)
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
             plan,
-            self._transport(flags, plan, has_teardown(pipeline), streaming=streaming),
+            transport,
             Checkpoint(root),
             key_groups=flags.key_groups,
             streaming=streaming,

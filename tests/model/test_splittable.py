@@ -23,6 +23,8 @@ from apache_beam.transforms.userstate import TimerSpec, on_timer
 from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
+from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
+from spark_jobs.beam_runner.transport.local import LocalTransport
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, on_spark
 
@@ -126,6 +128,29 @@ def test_a_source_is_left_alone_for_as_long_as_it_asks(whole: Stage, busy_s: flo
     slack_s = 0.0 if busy_s else 0.35  # from the epoch's start to the call, on a busy machine
     (_, asked), (called, _) = calls[1:]  # not the first call: its epoch builds the stages
     assert called - asked >= 0.5 - slack_s
+
+
+def test_a_pause_is_counted_by_the_clock_that_it_is_compared_with(
+    whole: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tasks' clock is ten minutes ahead of the driver's."""
+    run, clock = LocalTransport.run, time.time_ns
+
+    def run_ahead(*args: Any) -> Any:
+        with monkeypatch.context() as tasks:
+            tasks.setattr(time, "time_ns", lambda: clock() + 600 * 10**9)
+            return run(*args)
+
+    monkeypatch.setattr(LocalTransport, "run", run_ahead)
+    script = [step(at(1, ("a", 1)), pause_s=0.05), step(at(2, ("a", 2)))]
+    options = whole._options(1)
+    options.view_as(SparkRunnerOptions).until_idle = False
+    pipeline = whole._pipeline(lambda p: whole.collect(p | Script(script)))
+    result = SparkRunner().run_pipeline(pipeline, options)
+    result.wait_until_finish(20_000)
+    result.cancel()
+    assert result.wait_until_finish() == "DONE"
+    assert whole.values() == [("a", 1), ("a", 2)]
 
 
 @on_spark

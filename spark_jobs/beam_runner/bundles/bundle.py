@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +84,13 @@ class StageProcessor:
         metrics = [info.SerializeToString() for info in infos]
         return BundleResult(deferred, metrics, any_elements(infos, besides=self._fed), wants_finalization)
 
+    def let_go(self) -> None:
+        """Forgets the task whose bundle it ran: an idle processor would keep what the task sent in memory."""
+        for output in self.outputs:
+            del output.send, output.side, output.stage_item
+        self.state.begin({}, 1, None)
+        self.state.use_sides({})
+
     def finalize(self) -> None:
         """Calls what DoFns registered with their BundleFinalizerParam in the last bundle. Beam logs what they raise."""
         self.processor.finalize_bundle()
@@ -112,36 +118,27 @@ class StageProcessor:
 
 
 class ProcessorPool:
-    """Idle processors by plan and stage. Threads of one process (the local transport) may ask at once."""
+    """Idle processors by plan and stage. For one thread, as all of a worker is."""
 
     def __init__(self) -> None:
         self._idle: dict[tuple[str, str], list[StageProcessor]] = {}
         self._plan_id: str | None = None
-        self._lock = threading.Lock()
 
     def take(self, plan_id: str, stage: StagePlan) -> StageProcessor:
-        with self._lock:
-            if plan_id != self._plan_id:
-                self._close()
-                self._plan_id = plan_id
-            idle = self._idle.get((plan_id, stage.id))
-            if idle:
-                return idle.pop()
-        return StageProcessor(stage)
+        if plan_id != self._plan_id:
+            self.close()
+            self._plan_id = plan_id
+        idle = self._idle.get((plan_id, stage.id))
+        return idle.pop() if idle else StageProcessor(stage)
 
     def give_back(self, plan_id: str, stage: StagePlan, processor: StageProcessor) -> None:
-        with self._lock:
-            if plan_id == self._plan_id:
-                self._idle.setdefault((plan_id, stage.id), []).append(processor)
-                return
-        processor.discard()  # of a pipeline that this process has left
+        if plan_id == self._plan_id:
+            self._idle.setdefault((plan_id, stage.id), []).append(processor)
+        else:
+            processor.discard()  # of a pipeline that this process has left
 
     def close(self) -> None:
         """Tears down the idle processors of the current plan."""
-        with self._lock:
-            self._close()
-
-    def _close(self) -> None:
         for processors in self._idle.values():
             for processor in processors:
                 processor.shutdown()

@@ -53,7 +53,7 @@ class Report:
     output_us: dict[str, int] = field(default_factory=dict)
     input_us: dict[str, int] = field(default_factory=dict)
     groups: dict[tuple[str, int], KeyGroupMeta] = field(default_factory=dict)
-    residuals: list[Residual] = field(default_factory=list)
+    residuals: list[Residual] = field(default_factory=list)  # due by how long they may rest: clocks differ
     staged: dict[str, list[bytes]] = field(default_factory=dict)
     sides: dict[str, list[SidePart]] = field(default_factory=dict)
     folded: dict[str, SidePart] = field(default_factory=dict)  # what the order's folds became

@@ -19,7 +19,7 @@ from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_row
 from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, now_us
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US
 from spark_jobs.beam_runner.keyed.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
 from spark_jobs.beam_runner.keyed.state_files import StateWriter
 from spark_jobs.beam_runner.planning.plan import GROUP, Plan, StagePlan
@@ -142,6 +142,7 @@ class _LevelRun:
             order = self.order
             error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
             raise
+        processor.let_go()
         hold_us = min(hold_us, self._keep_residuals(stage, result))
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
         self.report.emitted |= result.emitted
@@ -272,11 +273,8 @@ class _LevelRun:
         hold_us = MAX_US
         for rest in result.deferred:
             watermark = rest.watermark_us if rest.watermark_us is not None else self._least_output(stage)
-            # From when it asked: the bundle may have taken longer than the delay.
-            asked_us = self.order.now_us if self.plan.script is not None else now_us()
-            due_us = asked_us + rest.delay_us if rest.delay_us else 0
             self.report.residuals.append(
-                Residual(rest.transform, rest.element, watermark, due_us, self.part, self.order.draining)
+                Residual(rest.transform, rest.element, watermark, rest.delay_us, self.part, self.order.draining)
             )
             hold_us = min(hold_us, watermark)
         return hold_us

@@ -6,7 +6,7 @@
 
 A manifest is created only if its name is free: of two drivers that run the same epoch one commits and the other is
 fenced. Data files never change, and their names hold the CRC-32 of their bytes. How a place does this is the store's
-business (checkpoint_store.py).
+business (store.py).
 """
 
 from __future__ import annotations
@@ -122,10 +122,11 @@ class Checkpoint:
         the manifests that stay name (`Manifest.live_files`).
         """
         self.require_newest(epoch)
-        self.store.delete(
+        self.store.delete(_manifest_name(old) for old in self.epochs() if old <= epoch - keep_manifests)
+        self.store.delete(  # a draft of a later epoch may be another driver's, which is about to commit it
             f"{EPOCHS}/{name}"
             for name in self.store.names(EPOCHS)
-            if name.endswith(DRAFT) or (name.endswith(".json") and int(name[:-5]) <= epoch - keep_manifests)
+            if name.endswith(DRAFT) and name[:9].isdigit() and int(name[:9]) <= epoch
         )
         for folder in (STATE, SIDE):
             self.store.delete(

@@ -47,7 +47,7 @@ class GcsStore:
         self.names("")
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        from google.api_core.exceptions import PreconditionFailed
+        from google.api_core.exceptions import NotFound, PreconditionFailed
 
         writer = uuid.uuid4().hex
         with self._told():
@@ -58,7 +58,10 @@ class GcsStore:
                 return True
             except PreconditionFailed:
                 # Somebody's; or our own first try, whose answer was lost.
-                blob.reload(timeout=TIMEOUT_S, retry=_retry())
+                try:
+                    blob.reload(timeout=TIMEOUT_S, retry=_retry())
+                except NotFound:
+                    return False  # the name was taken, and is garbage by now
                 return bool((blob.metadata or {}).get(_WRITER) == writer)
 
     def write(self, name: str, data: bytes) -> None:

@@ -87,9 +87,13 @@ class PosixStore:
     def put_if_absent(self, name: str, data: bytes) -> bool:
         draft = self._draft(name, data)
         try:
-            os.link(draft, self._path(name))
-        except FileExistsError:
-            return False
+            try:
+                os.link(draft, self._path(name))
+            except FileExistsError:
+                if os.stat(draft).st_nlink == 1:  # else it is our own: NFS lost the first answer, and asked again
+                    return False
+        except FileNotFoundError:
+            return False  # the draft was garbage: somebody committed this name, or a later one
         finally:
             self.delete([os.path.relpath(draft, self.url)])
         self._sync_folder_of(name)

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _TELL_ATTEMPTS = 3
 _INLINE_BYTES = 512 << 10  # of an order; PySpark's limit for a function is 1 MiB
+_MOST_WARNINGS = 1000  # of a job
 _EXECUTORS_WITHIN_S = 60.0
 _LOST_TASK = re.compile(r"Lost task (\d+)\.\d+ in stage (\d+)\.")
 _STATUS_WITHIN_S = 2.0
@@ -128,9 +129,12 @@ class SparkTransport:
                 return
 
     def _warn(self, reports: list[Report]) -> None:
-        """What workers warned of is said here too, once a job; the driver's filters decide whether it is shown."""
+        """What workers warned of is said here too, once a job; the driver's filters decide whether it is shown.
+
+        Up to a number: one that names the element would be a new one each time.
+        """
         for warning in dict.fromkeys(w for report in reports for w in report.warnings):
-            if warning not in self._warned:
+            if warning not in self._warned and len(self._warned) < _MOST_WARNINGS:
                 self._warned.add(warning)
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 

@@ -67,6 +67,17 @@ def test_garbage_is_what_no_manifest_names(checkpoint: Checkpoint) -> None:
     assert sorted(p.name for p in (checkpoint.root / "epochs").iterdir()) == ["000000007.json", "000000008.json"]
 
 
+def test_collection_leaves_what_is_not_its_own(checkpoint: Checkpoint) -> None:
+    """Files of other names, and what another driver is about to commit; drafts of a driver that was killed go."""
+    for epoch in range(2):
+        checkpoint.commit_manifest(epoch, b"{}")
+    for name in ("notes.json", "000000000.json.a.tmp", "000000001.json.b.tmp", "000000002.json.c.tmp"):
+        (checkpoint.root / "epochs" / name).touch()
+    checkpoint.collect_garbage(1, set(), keep_manifests=1)
+    left = sorted(p.name for p in (checkpoint.root / "epochs").iterdir())
+    assert left == ["000000001.json", "000000002.json.c.tmp", "notes.json"]
+
+
 def test_live_files_are_all_that_a_manifest_names() -> None:
     assert MANIFEST.live_files() == {"a.kg", "b.kg", "s.rows", "w.waiting"}
 

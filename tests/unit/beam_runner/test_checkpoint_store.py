@@ -87,6 +87,44 @@ def test_it_travels_to_tasks_without_a_client(store: CheckpointStore) -> None:
     assert pickle.loads(packed).read("state/a") == b"there"
 
 
+# ---- a file system alone
+
+
+def test_a_link_whose_answer_was_lost_is_known_as_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS asks again and is told that the name is taken: by itself."""
+    link = os.link
+
+    def link_and_ask_again(*args: str) -> None:
+        link(*args)
+        link(*args)
+
+    monkeypatch.setattr(os, "link", link_and_ask_again)
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.prepare()
+    checkpoint.commit_manifest(3, b"mine")
+    with pytest.raises(FencedError):
+        checkpoint.commit_manifest(3, b"mine")
+    assert os.listdir(tmp_path / "epochs") == ["000000003.json"]
+
+
+def test_a_driver_whose_draft_was_collected_is_fenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, checkpoint = os.link, Checkpoint(tmp_path)
+
+    def link_late(*args: str) -> None:
+        """After another driver has come so far, and has cleared up."""
+        with monkeypatch.context() as other:
+            other.setattr(os, "link", link)
+            for epoch in range(1, 13):
+                checkpoint.commit_manifest(epoch, b"another's")
+            checkpoint.collect_garbage(12, set())
+        link(*args)
+
+    checkpoint.prepare()
+    monkeypatch.setattr(os, "link", link_late)
+    with pytest.raises(FencedError):
+        checkpoint.commit_manifest(1, b"mine")
+
+
 # ---- Google Cloud Storage alone
 
 
@@ -103,6 +141,20 @@ def test_a_commit_whose_answer_was_lost_is_known_as_our_own(bucket: gcs.Buckets)
     assert len([c for c in bucket.calls if c[0] == "POST"]) == 2
     with pytest.raises(FencedError):
         Checkpoint("gs://bucket/c").commit_manifest(3, b"mine")
+
+
+def test_a_commit_that_lost_to_a_manifest_that_is_gone_is_fenced(bucket: gcs.Buckets) -> None:
+    """Garbage collection takes it before it is asked whose it is."""
+    checkpoint = Checkpoint("gs://bucket/c")
+    checkpoint.commit_manifest(3, b"another's")
+
+    def collect(method: str, path: str) -> None:
+        if method == "GET" and path.endswith("3.json"):
+            bucket.objects["bucket"].clear()
+
+    bucket.before = collect
+    with pytest.raises(FencedError):
+        checkpoint.commit_manifest(3, b"mine")
 
 
 def test_a_data_file_whose_answer_was_lost_is_written_once(bucket: gcs.Buckets) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -20,6 +21,8 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_pipelines.io.publish import Publish
 from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.bundles.exchange import Outbox
+from spark_jobs.beam_runner.keyed.state import KeyGroup
 from tests.faults import counting_job
 from tests.unit.beam_runner import script_job
 
@@ -109,6 +112,26 @@ def test_every_dofn_that_was_set_up_is_torn_down(tmp_path: Path, transport: str)
 
 def test_dofns_of_a_bundle_that_failed_are_torn_down(tmp_path: Path) -> None:
     assert torn_down(tmp_path / "log", "local", [1, -1])
+
+
+def test_what_a_task_sent_is_not_kept_by_the_stages_that_sent_it(tmp_path: Path) -> None:
+    """A stage that is idle in later epochs is kept for its next bundle."""
+    kept: list[int] = []
+
+    def measure(_: object) -> None:
+        gc.collect()
+        kept.append(sum(isinstance(thing, (Outbox, KeyGroup)) for thing in gc.get_objects()))
+
+    before = sum(isinstance(thing, (Outbox, KeyGroup)) for thing in gc.get_objects())
+    options = PipelineOptions(
+        ["--streaming", "--until_idle", "--transport=local", "--tasks=1", f"--checkpoint={tmp_path}/checkpoint"]
+    )
+    p = beam.Pipeline(runner=SparkRunner(on_epoch=measure), options=options)
+    once = p | "once" >> beam.Create([(1, 1)]) | beam.Reshuffle() | beam.Map(lambda pair: pair)
+    _ = once | beam.GroupByKey() | beam.Map(print)
+    _ = p | beam.Create([0]) | beam.ParDo(counting_job.Count(8, 2)).with_output_types(tuple[int, int])
+    p.run().wait_until_finish()
+    assert kept[-1] == before
 
 
 class NeverDefers(beam.DoFn):

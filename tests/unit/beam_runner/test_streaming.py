@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import Manifest
-from spark_jobs.beam_runner.errors import CheckpointError
+from spark_jobs.beam_runner.errors import CheckpointError, FencedError
 from tests.faults import counting_job
 
 Build = Callable[[beam.Pipeline], None]
@@ -246,6 +247,23 @@ def test_a_failed_publish_ends_a_stream_that_is_otherwise_idle(tmp_path: Path) -
     _ = read | beam.Map(lambda _: b"row") | Publish(Unwilling())
     with pytest.raises(OSError, match="the store is down"):
         pipeline.run().wait_until_finish(20_000)
+
+
+def test_a_driver_that_is_idle_hears_that_another_one_has_gone_on(tmp_path: Path) -> None:
+    def take_over(_: object) -> None:
+        last = last_manifest(tmp_path)
+        other = Checkpoint(tmp_path / "checkpoint")
+        other.commit_manifest(last.epoch + 1, replace(last, epoch=last.epoch + 1).to_json())
+
+    options = PipelineOptions(["--streaming", "--transport=local", f"--checkpoint={tmp_path}/checkpoint"])
+    pipeline = beam.Pipeline(runner=SparkRunner(on_epoch=take_over), options=options)
+    _ = pipeline | beam.Create([0]) | beam.ParDo(counting_job.Count(1, 1)).with_output_types(tuple[int, int])
+    result = pipeline.run()
+    try:
+        with pytest.raises(FencedError, match="Epoch 1 "):
+            assert result.wait_until_finish(20_000) != "RUNNING"
+    finally:
+        result.cancel()
 
 
 class WrongType(beam.DoFn):

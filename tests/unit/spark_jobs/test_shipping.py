@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,9 +103,10 @@ def without_side(p: beam.Pipeline) -> None:
     ids=["stream", "side input"],
 )
 def test_what_workers_have_to_share_needs_a_checkpoint_on_a_cluster(
-    monkeypatch: pytest.MonkeyPatch, build: Any, flags: list[str], names: str, is_mine: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, flags: list[str], names: str, is_mine: bool
 ) -> None:
-    """Said before a session is started, or anything is run in it."""
+    """Said before a session is started, or anything is run in it. Leaves nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("spark_jobs.session.active_session", lambda: None)
     monkeypatch.setattr("spark_jobs.session.spark_session", lambda **_: pytest.fail("a session was started"))
     session: Any = SimpleNamespace(sparkContext=SimpleNamespace(master="spark://head:7077"))
@@ -113,6 +115,7 @@ def test_what_workers_have_to_share_needs_a_checkpoint_on_a_cluster(
     build(pipeline)
     with pytest.raises(RunnerError) as refused:
         pipeline.run()
+    assert not list(tmp_path.glob("beam-checkpoint-*"))
     assert refused.value.message == f"{names} on spark://head:7077 has no --checkpoint that its workers could share."
 
 
