@@ -327,19 +327,21 @@ class EpochLoop:
             for stage, infos in report.metrics.items():
                 metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
             residuals += report.residuals
-        output_us = {**last.output_us, **output_us}
+        output_us, input_us = {**last.output_us, **output_us}, {**last.input_us, **input_us}
         waiting += [w for w in last.waiting if w.file not in released]
         done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
-        idle_group = KeyGroupMeta()
         return Manifest(
             epoch=last.epoch + 1,
             job=last.next_job or last.job,
             committed_us=now_us(),
             key_groups=last.key_groups,
             fingerprint={s.id: s.state_format for s in self._plan.stages if s.keeps_state},
-            input_us={**last.input_us, **input_us},
+            input_us=input_us,
             output_us=output_us,
-            groups={s: {n: m for n, m in metas.items() if m != idle_group} for s, metas in groups.items()},
+            groups={
+                stage: {n: m for n, m in metas.items() if m.chain or m.input_us > input_us[stage]}
+                for stage, metas in groups.items()
+            },
             residuals=tuple(residuals),
             sides={} if done else self._readable_sides(sides, output_us, residuals),
             waiting=tuple(waiting),

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 
 FORMAT = 2  # 1, before the first release, had no checksum
@@ -33,6 +33,7 @@ class KeyGroupMeta:
     hold_us: int = MAX_US  # the stage's output watermark may not pass this
     next_event_us: int = NEVER_US  # earliest event-time timer or window expiry
     next_real_us: int = NEVER_US  # earliest processing-time timer
+    input_us: int = MIN_US  # the input watermark it was last run at, where elements may wait for a side input
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Manifest:
                         meta.hold_us,
                         meta.next_event_us,
                         meta.next_real_us,
+                        meta.input_us,
                     ]
                     for group, meta in metas.items()
                 }
@@ -170,8 +172,8 @@ class Manifest:
             output_us=data["output_us"],
             groups={
                 stage: {
-                    int(group): KeyGroupMeta(tuple(Frame(*frame) for frame in chain), hold, event, real)
-                    for group, (chain, hold, event, real) in metas.items()
+                    int(group): KeyGroupMeta(tuple(Frame(*frame) for frame in chain), *times)
+                    for group, (chain, *times) in metas.items()
                 }
                 for stage, metas in data["groups"].items()
             },
