@@ -128,6 +128,28 @@ def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None
     ]
 
 
+def test_what_waits_is_not_written_again_while_another_side_input_is_ahead(whole: Stage) -> None:
+    side = [step(watermark=5 + n / 100) for n in range(8)] + [step()]
+    script = [step(at(1, ("a", 1)), watermark=2)] + [step(watermark=3)] * 8
+
+    def build(p: beam.Pipeline) -> None:
+        tens = FixedWindows(10)
+        views = [
+            AsList(p | "bounded" >> beam.Create([1])),
+            AsList(p | "ahead" >> Script([step(watermark=90 + n) for n in range(9)]) | "w1" >> beam.WindowInto(tens)),
+            AsList(p | "behind" >> Script(side) | "w2" >> beam.WindowInto(tens)),
+        ]
+        main = p | "main" >> Script(script) | "main windows" >> beam.WindowInto(tens)
+        whole.collect(main | beam.Map(lambda pair, *_: pair, *views))
+
+    whole.play(build)
+    assert [(o.epoch, o.value) for o in whole.outs()] == [(8, ("a", 1))]
+    checkpoint = Checkpoint(f"{whole.root}/checkpoint")
+    waiting = [manifest_of(checkpoint, epoch).waiting for epoch in checkpoint.epochs()]
+    assert len([some for some in waiting if some]) > 3
+    assert len({entry.file for some in waiting for entry in some}) == 1
+
+
 def test_what_waits_for_a_side_input_holds_the_watermark(stage: Stage) -> None:
     """Main's own watermark is past the window long before; nothing may come late to the grouping behind it."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 
-FORMAT = 2  # 1, before the first release, had no checksum
+FORMAT = 3  # 1 and 2 were before the first release
 _CHECKSUM = b',"crc32":'  # last in the file
 
 
@@ -65,7 +65,7 @@ class Waiting:
     stage: str
     file: str
     hold_us: int  # least timestamp among them
-    ready_us: int  # no element of them is ready before a side input's watermark is past this
+    ready_us: dict[str, int]  # side input -> no element that waits for it is ready before its watermark is past this
     part: int
     partitions: int  # tasks there were when it was written
 
