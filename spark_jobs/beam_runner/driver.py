@@ -350,10 +350,9 @@ class EpochLoop:
             for stage, infos in report.metrics.items():
                 metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
             residuals += [replace(r, due_us=now + r.due_us) if r.due_us else r for r in report.residuals]
-        output_us = {**last.output_us, **output_us}
+        output_us, input_us = {**last.output_us, **output_us}, {**last.input_us, **input_us}
         waiting += [w for w in last.waiting if w.file not in released]
         done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
-        idle_group = KeyGroupMeta()
         readable = {} if done else self._readable_sides(sides, output_us, residuals)
         return Manifest(
             epoch=last.epoch + 1,
@@ -361,9 +360,12 @@ class EpochLoop:
             committed_us=now_us(),
             key_groups=last.key_groups,
             fingerprint=self._plan.fingerprint,
-            input_us={**last.input_us, **input_us},
+            input_us=input_us,
             output_us=output_us,
-            groups={s: {n: m for n, m in metas.items() if m != idle_group} for s, metas in groups.items()},
+            groups={
+                stage: {n: m for n, m in metas.items() if m.chain or m.input_us > input_us[stage]}
+                for stage, metas in groups.items()
+            },
             residuals=tuple(residuals),
             sides=readable,
             dropped_us=_dropped_us(last, sides, readable),

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from beam_pipelines.job_identity import JobIdentity, claim_checkpoint
+from beam_pipelines.launch import JobRequest, plan_job
+from beam_pipelines.runners import RunnerName
+from common.config import Settings
+from common.domain import load_domain
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import Frame, KeyGroupMeta, Manifest
-from tests.cli.conftest import Cli
+from tests.cli.conftest import PROJECT, Cli
 
 # Written by hand: what docs/architecture.md says of the job.
 LEVELS = {"source/partitions": 0, "source/read/Process": 2, "silver/dedupe": 3, "gold/tiles/rows/rows": 4}
@@ -26,19 +30,17 @@ def document(outcome: Any) -> Any:
     return json.loads(outcome.out)
 
 
-def commit(folder: Path, change: Callable[[str, dict[str, str]], dict[str, str]], plan: Any) -> None:
-    """Epoch 0 of a job with this plan and state in every step that keeps any; `change` alters what that needs.
-
-    In the format before the present one, which told of steps with state only.
-    """
-    kept = {s["id"]: s["state"] for s in plan["stages"] if s["state"]}
+def commit(folder: Path, change: Callable[[dict[str, str]], dict[str, str]] = dict) -> None:
+    """Epoch 0 of the job, with state in every step that keeps any; `change` alters what that of dedupe depends on."""
+    request = JobRequest(Settings(), load_domain(PROJECT / "feature_repo"), RunnerName.SPARK, streaming=True)
+    plan = plan_job(request)
+    words = json.loads(plan.fingerprint["silver/dedupe"])
     manifest = Manifest(
-        format=2,
         epoch=0,
         key_groups=64,
-        fingerprint={step: json.dumps(change(step, words), sort_keys=True) for step, words in kept.items()},
-        groups={step: {7: KeyGroupMeta((Frame("f.kg", 0, 1, True),))} for step in kept},
-        output_us={stage["id"]: 0 for stage in plan["stages"]},
+        fingerprint={**plan.fingerprint, "silver/dedupe": json.dumps(change(words), sort_keys=True)},
+        groups={s.id: {7: KeyGroupMeta((Frame("f.kg", 0, 1, True),))} for s in plan.stages if s.keeps_state},
+        output_us={stage.id: 0 for stage in plan.stages},
     )
     checkpoint = Checkpoint(folder)
     checkpoint.prepare()
@@ -61,7 +63,7 @@ def test_text_and_mermaid_are_for_people(cli: Cli) -> None:
 
 
 def test_a_checkpoint_that_fits(cli: Cli, tmp_path: Path) -> None:
-    commit(tmp_path / "c", lambda step, words: words, document(cli("plan", "--explain=json")))
+    commit(tmp_path / "c")
     found = cli("plan", "--checkpoint=c")
     assert found.code == 0
     assert "unchanged     silver/dedupe: finds state of 1 key groups" in found.out
@@ -69,10 +71,7 @@ def test_a_checkpoint_that_fits(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_fit_exits_with_3(cli: Cli, tmp_path: Path) -> None:
-    def older(step: str, words: dict[str, str]) -> dict[str, str]:
-        return {**words, "coder": "kv(varint, bytes)"} if step == "silver/dedupe" else words
-
-    commit(tmp_path / "c", older, document(cli("plan", "--explain=json")))
+    commit(tmp_path / "c", lambda words: {**words, "coder": "kv(varint, bytes)"})
     found = cli("plan", "--checkpoint=c", "--explain=json")
     assert found.code == 3
     kinds = {change["step"]: change for change in document(found)["changes"]}
@@ -85,14 +84,14 @@ def test_a_checkpoint_that_does_not_fit_exits_with_3(cli: Cli, tmp_path: Path) -
 
 
 def test_the_default_checkpoint_is_the_one_that_run_would_use(cli: Cli, tmp_path: Path) -> None:
-    commit(tmp_path / ".pipelines/checkpoints/stream", lambda s, w: w, document(cli("plan", "--explain=json")))
+    commit(tmp_path / ".pipelines/checkpoints/stream")
     assert "on this checkpoint" in cli("plan").out
     assert "on this checkpoint" not in cli("plan", "--mode=batch").out
 
 
 @pytest.mark.parametrize("flag", ["--topic=other", "--buckets=3"])
 def test_a_checkpoint_of_another_job_is_told_as_run_tells_it(cli: Cli, tmp_path: Path, flag: str) -> None:
-    commit(tmp_path / "c", lambda step, words: words, document(cli("plan", "--explain=json")))
+    commit(tmp_path / "c")
     ours = JobIdentity("short_video", "engagement_events", str(tmp_path / "w"), 16)
     claim_checkpoint(tmp_path / "c", ours)
     found = cli("plan", "--checkpoint=c", f"--warehouse={tmp_path}/w", flag)

@@ -15,6 +15,7 @@ from spark_jobs.beam_runner.bundles import compaction
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest, manifest_of
+from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, on_spark
 
@@ -127,6 +128,28 @@ def test_an_element_waits_for_its_window_of_the_side_input(stage: Stage) -> None
     ]
 
 
+def test_what_waits_is_not_written_again_while_another_side_input_is_ahead(whole: Stage) -> None:
+    side = [step(watermark=5 + n / 100) for n in range(8)] + [step()]
+    script = [step(at(1, ("a", 1)), watermark=2)] + [step(watermark=3)] * 8
+
+    def build(p: beam.Pipeline) -> None:
+        tens = FixedWindows(10)
+        views = [
+            AsList(p | "bounded" >> beam.Create([1])),
+            AsList(p | "ahead" >> Script([step(watermark=90 + n) for n in range(9)]) | "w1" >> beam.WindowInto(tens)),
+            AsList(p | "behind" >> Script(side) | "w2" >> beam.WindowInto(tens)),
+        ]
+        main = p | "main" >> Script(script) | "main windows" >> beam.WindowInto(tens)
+        whole.collect(main | beam.Map(lambda pair, *_: pair, *views))
+
+    whole.play(build)
+    assert [(o.epoch, o.value) for o in whole.outs()] == [(8, ("a", 1))]
+    checkpoint = Checkpoint(f"{whole.root}/checkpoint")
+    waiting = [manifest_of(checkpoint, epoch).waiting for epoch in checkpoint.epochs()]
+    assert len([some for some in waiting if some]) > 3
+    assert len({entry.file for some in waiting for entry in some}) == 1
+
+
 def test_what_waits_for_a_side_input_holds_the_watermark(stage: Stage) -> None:
     """Main's own watermark is past the window long before; nothing may come late to the grouping behind it."""
 
@@ -141,6 +164,43 @@ def test_what_waits_for_a_side_input_holds_the_watermark(stage: Stage) -> None:
         (2, ("n", 1), (2, 4), "ON_TIME"),
         (4, ("n", 1), (10, 12), "ON_TIME"),
     ]
+
+
+@pytest.mark.parametrize("key", ["b", "d"])
+def test_a_window_that_was_given_up_takes_no_element_while_other_keys_wait(stage: Stage, key: str) -> None:
+    """Key "a" waits and holds the watermark of its task and of the step; the task of "d" goes on for now."""
+    side = [step(at(1, ("s", 1)), watermark=10)] + [step()] * 4
+    script = [
+        step(at(1, (key, 1)), at(12, ("a", 5)), watermark=2),
+        step(watermark=50),
+        step(at(3, (key, 100)), watermark=51),  # past the window and the lateness
+        step(),
+        step(),
+    ]
+
+    def build(p: beam.Pipeline) -> None:
+        view = AsList(p | "side" >> Script(side) | "side windows" >> beam.WindowInto(FixedWindows(10)))
+        main = p | "main" >> Script(script) | "main windows" >> beam.WindowInto(FixedWindows(10), allowed_lateness=5)
+        stage.collect(main | beam.ParDo(SumAtTheEnd(), view).with_output_types(tuple[str, int]))
+
+    stage.play(build)
+    sums = [value for value in stage.values() if value[0] == key]
+    dropped = stage.counters().get("droppedDueToLateness", 0)
+    assert (sums, dropped) in [([(key, 1)], 1), ([(key, 1), (key, 101)], 0)]
+
+
+class SumAtTheEnd(AtTheEnd):
+    """With a side input that it does not look at."""
+
+    def process(  # type: ignore[override]
+        self,
+        pair: tuple[str, int],
+        _side: list[Any],
+        window: Any = beam.DoFn.WindowParam,
+        bag: Any = beam.DoFn.StateParam(AtTheEnd.BAG),
+        end: Any = beam.DoFn.TimerParam(AtTheEnd.END),
+    ) -> None:
+        super().process(pair, window, bag, end)
 
 
 def test_a_side_window_that_stays_empty_lets_its_elements_go(stage: Stage) -> None:

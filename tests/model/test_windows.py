@@ -19,6 +19,7 @@ from apache_beam.transforms.window import (
     SlidingWindows,
     WindowFn,
 )
+from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, end_of, on_spark
@@ -191,6 +192,18 @@ def test_windows_need_not_be_intervals(stage: Stage) -> None:
         (1, ("night", [2, 4]), end_of(12)),
         (2, ("day", [3]), end_of(20)),
     ]
+
+
+def test_elements_at_the_end_of_time_are_in_one_session(whole: Stage) -> None:
+    """Their window is cut to no length."""
+    end: Any = MAX_TIMESTAMP
+    script = [step(at(end, ("k", 1)), at(1, ("k", 3))), step(at(end, ("k", 2)))]
+
+    def build(p: beam.Pipeline) -> None:
+        whole.collect(p | Script(script) | beam.WindowInto(Sessions(10)) | beam.GroupByKey())
+
+    whole.play(build)
+    assert whole.values() == [("k", [3]), ("k", [1, 2])]
 
 
 def test_the_global_window_ends_with_the_stream_only(stage: Stage) -> None:

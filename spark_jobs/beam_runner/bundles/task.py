@@ -51,7 +51,7 @@ class _LevelRun:
         self.id = uuid.uuid4().hex  # another attempt of the task has another
         self.report = Report(process=worker.name)
         self.state_writer = StateWriter(order.checkpoint, worker.cache, order.epoch)
-        self.times: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self.times: dict[tuple[str, int], tuple[int, int, int, int]] = {}
         self.unfinalized: list[Unfinalized] = []
         worker.begin(plan, order)
 
@@ -164,7 +164,10 @@ class _LevelRun:
         order = self.order
         touched = due | {row[0] for row in rows}
         groups = load_groups(self.worker.cache, order, stage.id, touched)
-        old_us = order.previous_input_us(stage.id)
+        # Where elements of other tasks wait for a side input, a group may have been run at a later watermark than that
+        # of its stage. It does not go back: what it dropped as expired then, no late element may meet as empty.
+        stage_us = order.previous_input_us(stage.id)
+        old_us = {n: max(stage_us, metas[n].input_us if n in metas else MIN_US) for n in touched}
         if stage.inputs[0].kind == GROUP:
             driver = self._pane_driver(stage, processor)
             result, times = run_grouping(processor, driver, groups, rows, old_us, input_us, order.now_us)
@@ -173,7 +176,7 @@ class _LevelRun:
         for number, group in groups.items():
             chain = order.groups.get(stage.id, {}).get(number, KeyGroupMeta()).chain
             self.state_writer.add(stage.id, number, chain, group)
-            self.times[stage.id, number] = times[number]
+            self.times[stage.id, number] = *times[number], max(old_us[number], input_us)
         untouched = [m.hold_us for n, m in metas.items() if n not in touched]
         return result, min([*untouched, *(t[0] for t in times.values())], default=MAX_US)
 

@@ -7,8 +7,8 @@ looked at window by window, and one with a trigger of its own is ready as soon a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from apache_beam.coders import FastPrimitivesCoder
@@ -41,19 +41,24 @@ class Sorted:
     ready: list[list[Row]]
     aside: list[list[Row]]
     hold_us: int = MAX_US
-    ready_us: int = MAX_US
+    ready_us: dict[str, int] = field(default_factory=dict)  # as in Waiting
 
 
 def may_be_ready(waiting: Waiting, sides: Iterable[Side]) -> bool:
     """False if it is certain that looking at the rows again would change nothing."""
-    return any(side.watermark_us > waiting.ready_us or (side.plan.triggered and side.is_new) for side in sides)
+    return any(
+        side.watermark_us > waiting.ready_us.get(side.plan.label, MAX_US) or (side.plan.triggered and side.is_new)
+        for side in sides
+    )
 
 
 def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_us: int) -> Sorted:
     """`operations`: of the stage's inputs, to decode its rows. `floor_us`: the least time of rows not looked into."""
-    if any(side.watermark_us < MAX_US for side in sides if not side.plan.unbounded):
+    incomplete = [side for side in sides if not side.plan.unbounded and side.watermark_us < MAX_US]
+    if incomplete:
         is_any = any(rows)
-        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, MAX_US - 1)
+        ready_us = {side.plan.label: MAX_US - 1 for side in incomplete}
+        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, ready_us)
     windowed = [side for side in sides if side.plan.waits and side.watermark_us < MAX_US]
     if not windowed:
         return Sorted(rows, [[] for _ in rows])
@@ -66,14 +71,14 @@ def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_
     return outcome
 
 
-def _ready_at(sides: list[Side]) -> Callable[[Any], int | None]:
-    """-> main window -> None if all side inputs are ready for it, else the watermark that it waits for."""
-    known: dict[Any, int | None] = {}
+def _ready_at(sides: list[Side]) -> Callable[[Any], Mapping[str, int]]:
+    """-> main window -> the watermarks that it waits for, by side input; none if all are ready for it."""
+    known: dict[Any, dict[str, int]] = {}
 
-    def ready_at(main_window: Any) -> int | None:
+    def ready_at(main_window: Any) -> Mapping[str, int]:
         if main_window not in known:
-            ends = [_end_if_not_ready(side, main_window) for side in sides]
-            known[main_window] = max((end for end in ends if end is not None), default=None)
+            ends = [(side.plan.label, _end_if_not_ready(side, main_window)) for side in sides]
+            known[main_window] = {label: end for label, end in ends if end is not None}
         return known[main_window]
 
     return ready_at
@@ -88,7 +93,7 @@ def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
 
 
 def _split(
-    operation: Any, rows: list[Row], ready_at: Callable[[Any], int | None], outcome: Sorted
+    operation: Any, rows: list[Row], ready_at: Callable[[Any], Mapping[str, int]], outcome: Sorted
 ) -> tuple[list[Row], list[Row]]:
     now: list[Row] = []
     later: list[Row] = []
@@ -112,20 +117,21 @@ def _split(
 
 
 def _sorted(
-    operation: Any, data: bytes, ready_at: Callable[[Any], int | None], outcome: Sorted
+    operation: Any, data: bytes, ready_at: Callable[[Any], Mapping[str, int]], outcome: Sorted
 ) -> tuple[list[WindowedValue], list[WindowedValue]]:
     ready: list[WindowedValue] = []
     aside: list[WindowedValue] = []
     for element in operation.decode(data):
         for window in element.windows:
             alone = WindowedValue(element.value, element.timestamp, (window,), element.pane_info)
-            at_us = ready_at(window)
-            if at_us is None:
+            waits_for = ready_at(window)
+            if not waits_for:
                 ready.append(alone)
-            else:
-                aside.append(alone)
-                outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
-                outcome.ready_us = min(outcome.ready_us, at_us)
+                continue
+            aside.append(alone)
+            outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
+            for label, end_us in waits_for.items():
+                outcome.ready_us[label] = min(end_us, outcome.ready_us.get(label, MAX_US))
     return ready, aside
 
 

@@ -8,11 +8,10 @@ import zlib
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from spark_jobs.beam_runner.clock import MAX_US, NEVER_US
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US
 from spark_jobs.beam_runner.errors import CheckpointError
 
-FORMAT = 3  # 2 had formats of stages with state only; 1, before the first release, had no checksum
-_READABLE = (2, FORMAT)
+FORMAT = 3  # 1 and 2 were before the first release
 _CHECKSUM = b',"crc32":'  # last in the file
 
 
@@ -34,6 +33,7 @@ class KeyGroupMeta:
     hold_us: int = MAX_US  # the stage's output watermark may not pass this
     next_event_us: int = NEVER_US  # earliest event-time timer or window expiry
     next_real_us: int = NEVER_US  # earliest processing-time timer
+    input_us: int = MIN_US  # the input watermark it was last run at, where elements may wait for a side input
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Waiting:
     stage: str
     file: str
     hold_us: int  # least timestamp among them
-    ready_us: int  # no element of them is ready before a side input's watermark is past this
+    ready_us: dict[str, int]  # side input -> no element that waits for it is ready before its watermark is past this
     part: int
     partitions: int  # tasks there were when it was written
 
@@ -74,7 +74,6 @@ class Waiting:
 class Manifest:
     """State of a job after epoch `epoch`. Keys are stable step labels, never positions in a plan."""
 
-    format: int = FORMAT
     epoch: int = -1
     job: str = ""  # id under which this epoch is published
     next_job: str = ""  # id under which later ones are; "" = the same. Set in a copy (see transfer.py)
@@ -105,7 +104,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         data = {
-            "format": self.format,
+            "format": FORMAT,
             "epoch": self.epoch,
             "job": self.job,
             "next_job": self.next_job,
@@ -123,6 +122,7 @@ class Manifest:
                         meta.hold_us,
                         meta.next_event_us,
                         meta.next_real_us,
+                        meta.input_us,
                     ]
                     for group, meta in metas.items()
                 }
@@ -155,16 +155,15 @@ class Manifest:
             version = data["format"]
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(f"{where} is not a manifest, or not all of it.", hint=hint) from None
-        if version not in _READABLE:
+        if version != FORMAT:
             raise CheckpointError(
-                f"{where} has manifest format {version}; this version reads {' and '.join(map(str, _READABLE))}.",
+                f"{where} has manifest format {version}; this version reads {FORMAT}.",
                 hint="Run the version of the project that wrote it.",
             )
         body, _, checksum = raw.rpartition(_CHECKSUM)
         if checksum != b"%d}" % zlib.crc32(body + b"}"):
             raise CheckpointError(f"{where} is damaged: its bytes are not those that were written.", hint=hint)
         return cls(
-            format=version,
             epoch=data["epoch"],
             job=data["job"],
             next_job=data["next_job"],
@@ -177,8 +176,8 @@ class Manifest:
             output_us=data["output_us"],
             groups={
                 stage: {
-                    int(group): KeyGroupMeta(tuple(Frame(*frame) for frame in chain), hold, event, real)
-                    for group, (chain, hold, event, real) in metas.items()
+                    int(group): KeyGroupMeta(tuple(Frame(*frame) for frame in chain), *times)
+                    for group, (chain, *times) in metas.items()
                 }
                 for stage, metas in data["groups"].items()
             },

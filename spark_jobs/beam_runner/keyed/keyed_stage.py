@@ -7,7 +7,7 @@ leaves nothing half done. What an epoch costs depends on the keys that it touche
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,17 +55,19 @@ def run_grouping(
     driver: Panes,
     groups: dict[int, KeyGroup],
     rows: list[Row],
-    old_us: int,
+    old_us: Mapping[int, int],
     new_us: int,
     now_us: int,
 ) -> tuple[BundleResult, dict[int, Times]]:
-    """A stage behind a GroupByKey: one pane per firing of a key's windows."""
+    """A stage behind a GroupByKey: one pane per firing of a key's windows. `old_us`: by key group."""
     blocks = _blocks(rows)
     driver.dropped = 0
 
     def feed() -> None:
         for number, group in groups.items():
-            processor.inputs[0].push(driver.run(group, blocks.pop(number, []), old_us, new_us, now_us))
+            group_us = old_us[number]
+            panes = driver.run(group, blocks.pop(number, []), group_us, max(group_us, new_us), now_us)
+            processor.inputs[0].push(panes)
 
     result = processor.run(feed)
     return _with_dropped(result, processor, driver.dropped), {n: driver.times(group) for n, group in groups.items()}
@@ -76,24 +78,27 @@ def run_stateful(
     groups: dict[int, KeyGroup],
     key_groups: int,
     rows: list[Row],
-    old_us: int,
+    old_us: Mapping[int, int],
     new_us: int,
     now_us: int,
 ) -> tuple[BundleResult, dict[int, Times]]:
-    """A stage that starts with a stateful DoFn. Elements of windows that have expired are dropped, as Beam says."""
+    """A stage that starts with a stateful DoFn. Elements of windows that have expired are dropped, as Beam says.
+
+    `old_us`: by key group.
+    """
     operation = processor.inputs[0]
     lateness_us = micros(operation.windowing.allowed_lateness)
     window_impl = operation.windowing.windowfn.get_window_coder().get_impl()
     processor.state.begin(groups, key_groups, operation.key_impl)
     timers = TimerService(processor, groups, operation.key_impl, key_groups, lateness_us)
     decoder = ValueDecoder(operation.windowed_coder)
-    oldest_us = old_us - lateness_us
     blocks = _blocks(rows)
     dropped = 0
 
     def feed() -> None:
         nonlocal dropped
         for number in sorted(blocks):
+            oldest_us = old_us[number] - lateness_us
             for parts in runs_by_key(blocks.pop(number)).values():
                 for part in parts:
                     values = decoder.decode(*part)

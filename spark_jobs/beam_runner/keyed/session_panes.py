@@ -91,7 +91,8 @@ class SessionPanes(DriverlessPanes):
         cluster: list[_Session] = []
         end = 0
         for session in sorted(sessions, key=attrgetter("start")):
-            if cluster and session.start >= end:
+            # Windows at the end of time have no length: they do not overlap, but may be the same window.
+            if cluster and session.start >= end and session.start > cluster[0].start:
                 merged.append(self._joined(cluster, end))
                 cluster = []
             end = max(end, session.end) if cluster else session.end

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.bundle import StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import key_group
-from spark_jobs.beam_runner.clock import NEVER_US, expiry_us
+from spark_jobs.beam_runner.clock import MIN_US, NEVER_US, expiry_us
 from spark_jobs.beam_runner.keyed.state import TIMER, TIMES, KeyGroup
 
 REAL_TIME = beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
@@ -86,8 +86,11 @@ class TimerService:
                     self._groups[number].put(TIMER, b"", timer_id, times + coder.encode_nested(timer))
                     yield number, timer_id
 
-    def fire_due(self, watermark_us: int, old_watermark_us: int, now_us: int) -> None:
-        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark."""
+    def fire_due(self, watermark_us: int, old_watermarks_us: Mapping[int, int], now_us: int) -> None:
+        """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark.
+
+        That is by key group.
+        """
         heap: list[tuple[int, int, int, bytes, bytes]] = []
 
         def push(number: int, timer_id: bytes) -> None:
@@ -96,10 +99,10 @@ class TimerService:
                 return
             _, event, real = TIMES.unpack_from(value)
             if event <= watermark_us or real <= now_us:
-                at = old_watermark_us if real <= now_us else event
+                at = old_watermarks_us[number] if real <= now_us else event
                 heapq.heappush(heap, (at, next(self._order), number, timer_id, value))
 
-        for _ in self.take_new(old_watermark_us):
+        for _ in self.take_new(MIN_US):
             pass
         for number, group in sorted(self._groups.items()):
             times = group.times(TIMER)

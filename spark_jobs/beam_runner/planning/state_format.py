@@ -7,7 +7,6 @@ left out: they differ from run to run. So a custom coder is known by its class, 
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -76,19 +75,17 @@ def stored_format(components: beam_runner_api_pb2.Components, coder: str, window
     return json.dumps(_stored_words(components, PipelineContext(components), coder, windowing), sort_keys=True)
 
 
-def differences(old: str, new: str, only: Collection[str] = (), *, is_older: bool = False) -> Iterator[str]:
+def differences(old: str, new: str, only: Collection[str] = ()) -> Iterator[str]:
     """What keeps bytes of format `old` from being read as `new`, in words.
 
     State cells may come and go, timers and side inputs may come. `only`: names of what the bytes depend on; all, if
-    empty. `is_older`: `old` was written by a version that did not look inside of coders.
+    empty.
     """
     before, after = _words_of(old), _words_of(new)
     if not only:
         yield from _renamed_cells(before, after)
     for name in sorted({*before, *after}):
         was, now = before.get(name), after.get(name)
-        if is_older and now is not None:
-            now = _without_details(now)
         if was == now or (only and name not in only) or name.startswith(_READS):
             continue
         if (name.startswith(_CELLS) and None in (was, now)) or (name.startswith(_TIMERS) and was is None):
@@ -179,13 +176,6 @@ def _type_words(field: schema_pb2.FieldType) -> str:
     else:
         words = f"{kind.removesuffix('_type')}({_type_words(value.element_type)})"
     return words + ("?" if field.nullable else "")
-
-
-def _without_details(words: str) -> str:
-    """Without what is in braces."""
-    while (shorter := re.sub(r"\{[^{}]*\}", "", words)) != words:
-        words = shorter
-    return words
 
 
 def _window_words(window_fn: Any) -> str:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from spark_jobs.beam_runner.checkpoint.manifest import FORMAT, Manifest
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.checkpoint.overview import instant
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
 from spark_jobs.beam_runner.errors import CheckpointError
@@ -104,9 +104,9 @@ def _unread(parts: int) -> str:
 
 
 def _reasons(manifest: Manifest, name: str, new: str, only: Collection[str] = ()) -> tuple[str, ...]:
-    """Why bytes of a step or side input cannot be read. Old manifests do not know all formats: then there is none."""
+    """Why bytes of a step or side input cannot be read; none if nothing was noted of it."""
     old = manifest.fingerprint.get(name, "")
-    return tuple(differences(old, new, only, is_older=manifest.format < FORMAT)) if old else ()
+    return tuple(differences(old, new, only)) if old else ()
 
 
 def _of_stages(manifest: Manifest, plan: Plan) -> Iterator[Change]:
@@ -130,8 +130,6 @@ def _why_no_new_source(manifest: Manifest) -> str:
     """Empty if sources may be added: their first epoch is the first one after the start."""
     if manifest.done or manifest.draining:
         return "a new source would never run: the stream was drained, or has ended"
-    if manifest.format < FORMAT:
-        return "a new source may be an old one by another name: this checkpoint is of a version that did not note them"
     return ""
 
 
@@ -157,9 +155,6 @@ def _misses(manifest: Manifest, stage: StagePlan, side: SidePlan, reached_us: in
     """Why a step would not find all that it may ask for; "" if it does, or did so before."""
     if not _has_begun(manifest, side):
         return ""
-    if manifest.format < FORMAT:
-        is_new = stage.id not in manifest.output_us
-        return f"{side.transform} is new, and it is not known what was dropped" if is_new else ""
     formats = (manifest.fingerprint.get(stage.id, ""), stage.state_format)
     was, now = (how_it_reads(text, side.transform, side.label) for text in formats)
     if was == now:
@@ -194,7 +189,7 @@ def _has_begun(manifest: Manifest, side: SidePlan) -> bool:
 
 
 def _is_whole(manifest: Manifest, side: SidePlan) -> bool:
-    """Whether all that was dropped of a side input was noted: since it began, and by a version that notes it."""
+    """Whether all that was dropped of a side input was noted: since it began."""
     return side.label in manifest.fingerprint or not _has_begun(manifest, side)
 
 
@@ -232,11 +227,6 @@ def _of_what_is_gone(manifest: Manifest, plan: Plan) -> Iterator[Change]:
         if kind_of(manifest.fingerprint.get(step, "")) == IMPULSE:
             why = f"the source is gone while {_and(new)} is new: if that is its new name, it would be read again"
             problems[step].append((why, "the note that it was read"))
-    sides = {side.label for stage in plan.stages for side in stage.sides}
-    for label, kept in manifest.sides.items():
-        if label not in sides and manifest.format < FORMAT:
-            why = "the side input is gone, or was kept by a version that gave it another name"
-            problems.setdefault(label, []).append((why, f"{len(kept)} parts"))
     for step, found in sorted(problems.items()):
         if found:
             yield Change(step, INCOMPATIBLE, "; ".join(why for why, _ in found), _and(loss for _, loss in found))

@@ -21,7 +21,7 @@ from tests.faults import counting_job
 
 
 def test_warnings_that_never_end_are_not_all_kept() -> None:
-    transport = SparkTransport(None, 2)  # type: ignore[arg-type]
+    transport = SparkTransport(None, 2)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         for number in [0, 0, *range(2000)]:

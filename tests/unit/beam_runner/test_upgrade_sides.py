@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,52 +377,3 @@ def test_a_grouping_that_starts_anew_is_not_hidden_by_its_old_panes(stage: Stage
     is_refused(stage, again, "latest/CombinePerKey/Group", "allowed lateness was 0 s, is 5 s")
     stage.play(again, "--drop_incompatible=latest/CombinePerKey/Group")
     assert stage.values() == [(1, 3), (2, 9)]
-
-
-# ---- checkpoints of the version before
-def as_written_before(stage: Stage) -> None:
-    """The last manifest as format 2 had it: of steps with state it told what they depend on, and of nothing else."""
-    newest = manifest(stage)
-    known = {step: newest.fingerprint[step] for step in newest.groups}
-    older = replace(newest, format=2, fingerprint=known, dropped_us={})
-    (stage.root / f"checkpoint/epochs/{newest.epoch:09d}.json").write_bytes(older.to_json())
-
-
-def test_a_checkpoint_that_does_not_tell_is_taken_as_it_is_but_for_what_is_new(stage: Stage) -> None:
-    stage.play(joined(stage))
-    as_written_before(stage)
-    old = joined(stage, SIDE_ON, MAIN_ON, side_type=bool)  # its coder is not known
-    assert not refused(changes(stage, old).values())
-
-    def new_reader(_: beam.Pipeline, windowed: Any, side: Any) -> None:
-        _ = windowed | "more" >> beam.Map(seen, AsList(side))
-
-    def new_source(p: beam.Pipeline, *_: Any) -> None:
-        _ = p | "start" >> beam.Impulse() | "more" >> beam.Map(len)
-
-    is_refused(stage, joined(stage, extra=new_reader), VALUE, "more is new, and it is not known what was dropped")
-    is_refused(stage, joined(stage, extra=new_source), "more", "a new source may be an old one by another name")
-    stage.play(joined(stage, SIDE_ON, MAIN_ON))
-    assert stage.values() == [(1, [20, 40]), (2, [])]
-    assert manifest(stage).format == 3
-    told = refused(changes(stage, joined(stage, extra=new_reader)).values())
-    assert [c.step for c in told] == [VALUE], "what was dropped before is not known still"
-    assert not refused(changes(stage, joined(stage, extra=new_source)).values())
-
-
-def test_an_idle_stream_notes_what_an_older_version_did_not(stage: Stage) -> None:
-    stage.play(joined(stage))
-    as_written_before(stage)
-    before = manifest(stage).epoch
-    stage.play(joined(stage))
-    assert (manifest(stage).format, manifest(stage).epoch) == (3, before + 1)
-    assert manifest(stage).fingerprint.keys() >= {VALUE, "look", "main/play/Process"}
-
-
-def test_a_side_input_of_a_version_that_named_it_otherwise_is_told(stage: Stage) -> None:
-    stage.play(ended(stage))
-    newest = manifest(stage)
-    renamed = {"ref_PCollection_PCollection_4/Read.out": newest.sides[NAMES]}
-    older = replace(newest, format=2, fingerprint={}, dropped_us={}, sides=renamed)
-    (stage.root / f"checkpoint/epochs/{newest.epoch:09d}.json").write_bytes(older.to_json())
-    is_refused(stage, ended(stage), "ref_PCollection_PCollection_4/Read.out", "kept by a version that gave it another")

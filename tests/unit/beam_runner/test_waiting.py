@@ -244,6 +244,7 @@ def test_a_window_that_ends_at_the_beginning_of_1970_is_waited_for_too() -> None
         def window_for(self, main_window: Any) -> Any:
             return window.IntervalWindow(Timestamp(micros=-9), Timestamp(micros=1))
 
-    side = Side(SimpleNamespace(triggered=False), Table(), watermark_us=-5, is_new=False)  # type: ignore[arg-type]
-    assert _ready_at([side])(window.GlobalWindow()) == 0
-    assert _ready_at([replace(side, watermark_us=1)])(window.GlobalWindow()) is None
+    plan = SimpleNamespace(label="side", triggered=False)
+    side = Side(plan, Table(), watermark_us=-5, is_new=False)  # type: ignore[arg-type]
+    assert _ready_at([side])(window.GlobalWindow()) == {"side": 0}
+    assert _ready_at([replace(side, watermark_us=1)])(window.GlobalWindow()) == {}
