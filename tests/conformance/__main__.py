@@ -26,6 +26,7 @@ from tests.conformance.suites import FOLDER, Suite, load_known_failures, load_su
 PROJECT = FOLDER.parent.parent
 TRANSPORTS, MODES = ("local", "spark"), ("batch", "streaming")
 SUITE_LIMIT_S = {"local": 900, "spark": 5400, "beam": 900}
+TEST_LIMIT_S = {"local": 240, "spark": 900, "beam": 240}  # one test may run thirty pipelines
 QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # a suite's jobs are tiny: C2 would compile more than it saves
 
 
@@ -39,7 +40,8 @@ def run_suite(suite: Suite, transport: str, mode: str, pattern: str) -> list[Res
         report = Path(folder) / "report.jsonl"
         command = [
             *(sys.executable, "-m", "pytest", "-c", str(FOLDER / "beam.ini"), "--rootdir", str(PROJECT)),
-            *("-p", "tests.conformance.plugin", f"--conformance-transport={transport}"),
+            *("-p", "tests.conformance.plugin", f"--timeout={TEST_LIMIT_S[transport]}"),
+            f"--conformance-transport={transport}",
             *(f"--conformance-mode={mode}", f"--conformance-report={report}"),
             *(f"--conformance-suite={suite.name}", f"--conformance-test={pattern}", "--pyargs", *suite.arguments()),
         ]

@@ -14,6 +14,7 @@ Transport `beam` leaves the runners alone; it shows which tests fail in this env
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -41,7 +42,7 @@ SWAPPED_RUNNERS = frozenset(
     ]
 )
 TASKS = 2
-STREAM_ENDS_WITHIN_S = {"local": 60, "spark": 200}
+STREAM_ENDS_WITHIN_S = {"local": 60, "spark": 600}
 
 
 @dataclass
@@ -176,6 +177,7 @@ class Reporter:
         finally:
             self._write()
             self._harness.current = Record("between tests")
+            os.chdir(item.config.rootpath)  # one test leaves it where it failed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         record = self._harness.current
