@@ -122,7 +122,7 @@ def test_what_a_task_sent_is_not_kept_by_the_stages_that_sent_it(tmp_path: Path)
         gc.collect()
         kept.append(sum(isinstance(thing, (Outbox, KeyGroup)) for thing in gc.get_objects()))
 
-    before = sum(isinstance(thing, (Outbox, KeyGroup)) for thing in gc.get_objects())
+    measure(None)
     options = PipelineOptions(
         ["--streaming", "--until_idle", "--transport=local", "--tasks=1", f"--checkpoint={tmp_path}/checkpoint"]
     )
@@ -131,7 +131,7 @@ def test_what_a_task_sent_is_not_kept_by_the_stages_that_sent_it(tmp_path: Path)
     _ = once | beam.GroupByKey() | beam.Map(print)
     _ = p | beam.Create([0]) | beam.ParDo(counting_job.Count(8, 2)).with_output_types(tuple[int, int])
     p.run().wait_until_finish()
-    assert kept[-1] == before
+    assert kept[-1] <= kept[0]
 
 
 class NeverDefers(beam.DoFn):
