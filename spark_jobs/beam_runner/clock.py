@@ -29,6 +29,9 @@ def whole_millis(at_us: int) -> int:
     return at_us // 1000 * 1000 if at_us >= 0 else -(-at_us // 1000 * 1000)
 
 
-def expiry_us(end_us: int, lateness_us: int) -> int:
-    """The watermark at which the state of what ends at `end_us` may go: one past its end and the allowed lateness."""
-    return min(MAX_US, end_us + lateness_us + 1)
+def expiry_us(last_us: int, lateness_us: int) -> int:
+    """The watermark at which a window whose greatest timestamp is `last_us` expires.
+
+    From then on its elements are dropped, and its state and timers go: one past its end and the allowed lateness.
+    """
+    return min(MAX_US, last_us + lateness_us + 1)

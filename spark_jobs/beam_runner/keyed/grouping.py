@@ -112,8 +112,8 @@ class PaneStore:
         return state
 
     def expiry_us(self, window: Any) -> int:
-        """The watermark at which a window's state may go: one past its end and the allowed lateness."""
-        return expiry_us(micros(window.end), self.lateness_us)
+        """The watermark at which a window expires."""
+        return expiry_us(last_us(window), self.lateness_us)
 
     @staticmethod
     def windows(state: Any) -> dict[Any, list[Any]]:
@@ -143,9 +143,8 @@ class PaneDriver:
         self._may_lose = windowing.triggerfn.may_lose_data(windowing) != trigger.DataLossReason.NO_POTENTIAL_LOSS
         self._decode_key = key_impl.decode_nested
         self._decoder = ValueDecoder(value_coder)
-        self._lateness = micros(windowing.allowed_lateness)
         window_impl = windowing.windowfn.get_window_coder().get_impl()
-        self.store = PaneStore(element_impl, window_impl, self._lateness)
+        self.store = PaneStore(element_impl, window_impl, micros(windowing.allowed_lateness))
         self.dropped = 0
 
     def run(
@@ -157,7 +156,7 @@ class PaneDriver:
         due = times.reals.take_due(now_us) + times.events.take_due(new_us)
         for key in dict.fromkeys([*arrived, *(key for _, key in due)]):
             values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(*part)]
-            in_time = [v for v in values if old_us <= last_us(v.windows[0]) + self._lateness]
+            in_time = [v for v in values if old_us < self.store.expiry_us(v.windows[0])]
             self.dropped += len(values) - len(in_time)
             stored = group.get(PANE, b"", key)
             panes, left = self.run_key(self._decode_key(key), stored, in_time, old_us, new_us, now_us)
