@@ -30,5 +30,8 @@ def whole_millis(at_us: int) -> int:
 
 
 def expiry_us(last_us: int, lateness_us: int) -> int:
-    """The watermark that drops elements of a window, so that its state may go: past its last instant and lateness."""
+    """The watermark at which a window whose greatest timestamp is `last_us` expires.
+
+    From then on its elements are dropped, and its state and timers go: one past its end and the allowed lateness.
+    """
     return min(MAX_US, last_us + lateness_us + 1)

@@ -12,12 +12,13 @@ from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeate
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 
 from spark_jobs.beam_runner.bundles import compaction
+from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest, manifest_of
 from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, at, step
-from tests.model.stream import Stage, on_spark
+from tests.model.stream import Build, Stage, on_spark
 
 MAIN = [step(at(1, ("a", 1)), watermark=5), step(at(11, ("a", 2)), watermark=15), step(at(21, ("b", 3)))]
 
@@ -296,11 +297,8 @@ def kept_sides(stage: Stage) -> list[dict[str, tuple[SidePart, ...]]]:
     return [manifest_of(checkpoint, epoch).sides for epoch in checkpoint.epochs()[:-1]]
 
 
-def test_folded_parts_keep_the_windows_that_are_open_and_few_others(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Main is six windows behind."""
-    monkeypatch.setattr(compaction, "MOST_PARTS", 1)
+def main_behind_side(stage: Stage) -> Build:
+    """Windows of one element and one epoch; main is six windows behind."""
 
     def build(p: beam.Pipeline) -> None:
         side = p | "side" >> Script([step(at(n, ("s", n)), watermark=n + 1) for n in range(24)])
@@ -308,7 +306,31 @@ def test_folded_parts_keep_the_windows_that_are_open_and_few_others(
         side, main = (pairs | f"{n}" >> beam.WindowInto(FixedWindows(1)) for n, pairs in enumerate((side, main)))
         stage.collect(main | beam.Map(with_side, AsList(side | beam.Values())))
 
-    stage.play(build)
+    return build
+
+
+def test_a_part_that_expires_takes_its_windows_and_no_others(whole: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[SideTable] = []
+    windows: list[int] = []
+    add = SideTable._add
+
+    def counted(table: SideTable, chunk: bytes) -> None:
+        decoded.append(table)
+        add(table, chunk)
+        windows.append(len(table._windows))
+
+    monkeypatch.setattr(SideTable, "_add", counted)
+    whole.play(main_behind_side(whole))
+    assert whole.values() == [("m", n, [n]) for n in range(24)]
+    assert len(decoded) == 24 * len(set(decoded)), "each element once"
+    assert max(windows) <= 9
+
+
+def test_folded_parts_keep_the_windows_that_are_open_and_few_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MOST_PARTS", 1)
+    stage.play(main_behind_side(stage))
     assert stage.values() == [("m", n, [n]) for n in range(24)]
     for sides in kept_sides(stage):
         ((_, parts),) = sides.items()

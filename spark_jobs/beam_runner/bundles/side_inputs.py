@@ -15,7 +15,7 @@ from apache_beam.coders import coder_impl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.pvalue import SideInputData
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns
+from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns, last_us
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.planning.plan import LAST_OF_KEY, LATEST_PANE, SidePlan
 
@@ -43,35 +43,49 @@ class SideTable:
         self._windowed_impl = coder.get_impl()
         self._window_impl = coder.window_coder.get_impl()
         self._window_of = data.window_mapping_fn
-        self._parts: set[str] = set()
+        self._parts: dict[str, int] = {}  # -> the greatest end of its windows
         self._windows: dict[bytes, dict[bytes, _Values]] = {}
+        self._ends: dict[bytes, int] = {}  # of the windows
 
     def hold(
         self,
         parts: Iterable[SidePart],
         read: Callable[[SidePart], Iterable[bytes]],
         folded: Mapping[str, frozenset[str]],
+        left_us: int,
     ) -> None:
-        """Makes the table hold exactly `parts`. `folded`: parts that show what other parts did, by their names."""
+        """Makes the table hold exactly `parts`, as far as windows are concerned that end at `left_us` or later.
+
+        `folded`: parts that show what other parts did, by their names.
+        """
         wanted = {part.name: part for part in parts}
         for name, others in folded.items():
-            if name in wanted and others <= self._parts:
-                self._parts = self._parts - others | {name}
-        if not self._parts <= wanted.keys():  # some have expired, or an epoch was run again
-            self._parts, self._windows = set(), {}
+            if name in wanted and others <= self._parts.keys():
+                self._parts = {known: end for known, end in self._parts.items() if known not in others}
+                self._parts[name] = wanted[name].end_us
+        gone = self._parts.keys() - wanted.keys()
+        if any(self._parts[name] >= left_us for name in gone):  # an epoch was run again
+            self._parts, self._windows, self._ends = {}, {}, {}
+        elif gone:  # expired
+            self._parts = {name: end for name, end in self._parts.items() if name in wanted}
+            for window in [window for window, end in self._ends.items() if end < left_us]:
+                del self._windows[window], self._ends[window]
         for name, part in wanted.items():
             if name not in self._parts:
                 for chunk in read(part):
                     self._add(chunk)
-                self._parts.add(name)
+                self._parts[name] = part.end_us
 
     def _add(self, chunk: bytes) -> None:
         for _, element in self.decode(chunk):
             key, version = self.slot(element)
             value = element.value[1] if self._keyed else element.value
             for window in element.windows:
-                keys = self._windows.setdefault(self.encode_window(window), defaultdict(_Values))
-                keys[key].add(self._value_impl, value, version)
+                name = self.encode_window(window)
+                if name not in self._windows:
+                    self._windows[name] = defaultdict(_Values)
+                    self._ends[name] = last_us(window)
+                self._windows[name][key].add(self._value_impl, value, version)
 
     def decode(self, chunk: bytes) -> Iterator[tuple[bytes, Any]]:
         """Each element as it is encoded, and as a windowed value."""

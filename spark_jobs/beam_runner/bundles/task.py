@@ -215,7 +215,10 @@ class _LevelRun:
         for plan in stage.sides:
             table = self.worker.side_table(self.plan, stage, plan)
             added = self.sides.get(plan.label, [])
-            table.hold([*self.order.sides.get(plan.label, ()), *added], self._chunks, self.order.folded)
+            parts = [*self.order.sides.get(plan.label, ()), *added]
+            # What a restriction's outputs have left behind, its element may still look at.
+            output_us = MIN_US if stage.splittable else self.order.output_us.get(stage.id, MIN_US)
+            table.hold(parts, self._chunks, self.order.folded, output_us - plan.lateness_us)
             watermark_us = min([self.watermarks.get(p, MAX_US) for p in plan.producers], default=MAX_US)
             sides.append(Side(plan, table, watermark_us, bool(added)))
         return sides

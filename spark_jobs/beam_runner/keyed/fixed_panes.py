@@ -38,8 +38,7 @@ class _Window(NamedTuple):
     window: Any
     end: int
     last: int  # the latest timestamp in it
-    drop_after: int  # elements are dropped when the watermark was past this
-    expiry: int  # state goes when the watermark reaches this
+    expiry: int  # elements are dropped and state goes when the watermark reaches this
 
 
 class FixedPanes(DriverlessPanes):
@@ -103,7 +102,7 @@ class FixedPanes(DriverlessPanes):
             for name, key, count, data, times in read_block(block):
                 if name != last:
                     last = name
-                    is_late = old_us > self._window(name).drop_after
+                    is_late = old_us >= self._window(name).expiry
                     keys = {} if is_late else arrived.setdefault(name, {})
                 if is_late:
                     self.dropped += count
@@ -196,7 +195,5 @@ class FixedPanes(DriverlessPanes):
             window = self._window_impl.decode_nested(name)
             end = micros(window.end)
             last = last_us(window)
-            known = self._windows[name] = _Window(
-                name, window, end, last, last + self._lateness, expiry_us(last, self._lateness)
-            )
+            known = self._windows[name] = _Window(name, window, end, last, expiry_us(last, self._lateness))
         return known

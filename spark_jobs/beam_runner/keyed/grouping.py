@@ -112,7 +112,7 @@ class PaneStore:
         return state
 
     def expiry_us(self, window: Any) -> int:
-        """The watermark at which a window's state may go.
+        """The watermark at which a window expires.
 
         Not an instant later: what it emits then is not late for the next grouping, which is at an earlier watermark.
         """
@@ -146,9 +146,8 @@ class PaneDriver:
         self._may_lose = windowing.triggerfn.may_lose_data(windowing) != trigger.DataLossReason.NO_POTENTIAL_LOSS
         self._decode_key = key_impl.decode_nested
         self._decoder = ValueDecoder(value_coder)
-        self._lateness = micros(windowing.allowed_lateness)
         window_impl = windowing.windowfn.get_window_coder().get_impl()
-        self.store = PaneStore(element_impl, window_impl, self._lateness)
+        self.store = PaneStore(element_impl, window_impl, micros(windowing.allowed_lateness))
         self.dropped = 0
 
     def run(
@@ -160,7 +159,7 @@ class PaneDriver:
         due = times.reals.take_due(now_us) + times.events.take_due(new_us)
         for key in dict.fromkeys([*arrived, *(key for _, key in due)]):
             values = [value for part in arrived.pop(key, ()) for value in self._decoder.decode(*part)]
-            in_time = [v for v in values if old_us <= last_us(v.windows[0]) + self._lateness]
+            in_time = [v for v in values if old_us < self.store.expiry_us(v.windows[0])]
             self.dropped += len(values) - len(in_time)
             stored = group.get(PANE, b"", key)
             panes, left = self.run_key(self._decode_key(key), stored, in_time, old_us, new_us, now_us)

@@ -98,12 +98,11 @@ def run_stateful(
     def feed() -> None:
         nonlocal dropped
         for number in sorted(blocks):
-            oldest_us = old_us[number] - lateness_us
             for parts in runs_by_key(blocks.pop(number)).values():
                 for part in parts:
                     values = decoder.decode(*part)
-                    if oldest_us > MIN_US:
-                        in_time = [v for v in values if last_us(v.windows[0]) >= oldest_us]
+                    if old_us[number] > MIN_US:
+                        in_time = [v for v in values if old_us[number] < expiry_us(last_us(v.windows[0]), lateness_us)]
                         dropped += len(values) - len(in_time)
                         values = in_time
                     operation.push(values)
@@ -130,8 +129,7 @@ def _collect_windows(group: KeyGroup, window_impl: Any, lateness_us: int, waterm
     """Drops the user state of expired windows; their timers have fired. At the end of time all are expired."""
     for window in group.take_fresh_windows():
         if group.table(USER, window):  # else it is the timers' table, whose keys name their windows
-            end_us = micros(window_impl.decode_nested(window).max_timestamp())
-            group.expiries.set(window, expiry_us(end_us, lateness_us))
+            group.expiries.set(window, expiry_us(last_us(window_impl.decode_nested(window)), lateness_us))
     for window in group.expiries.take_due(watermark_us):
         group.drop_window(USER, window)
 

@@ -73,7 +73,7 @@ class SessionPanes(DriverlessPanes):
             for name, key, count, data, times in read_block(block):
                 window = self._window_impl.decode_nested(name)
                 end = last_us(window) + 1
-                if old_us >= end + self._lateness:
+                if old_us >= expiry_us(end - 1, self._lateness):
                     self.dropped += count
                 else:
                     hold = self._hold(times, end, old_us)

@@ -141,6 +141,24 @@ def test_windows_that_close_in_one_epoch_fire_in_time_order() -> None:
     assert [int(pane.windows[0].start) for pane in panes] == [0, 0, 20, 30]
 
 
+@pytest.mark.parametrize("window_fn", [FixedWindows(10), Sessions(9)], ids=["fixed", "sessions"])
+@pytest.mark.parametrize("is_general", [False, True], ids=["bytes", "driver"])
+def test_a_window_is_kept_for_as_long_as_its_elements_are_not_dropped(window_fn: Any, is_general: bool) -> None:
+    """To the microsecond. The window is [0, 10) or [1, 10), and five seconds of lateness are allowed."""
+    windowing = Windowing(window_fn, allowed_lateness=5)
+    fast = SessionPanes if windowing.windowfn.is_merging() else FixedPanes
+    panes: Any = general(windowing) if is_general else fast(windowing, KEY.get_impl(), VALUE)
+    layout = Layout(by_window=not is_general)
+    expiry = 15_000_000
+    for end, is_over in ((expiry - 1, False), (expiry, True)):
+        group = KeyGroup()
+        assert len(list(panes.run(group, blocks(windowing, layout, [("k", 1, 1)]), MIN_US, end, 0))) == 1
+        assert bool(group.entries) != is_over
+        panes.dropped = 0
+        list(panes.run(group, blocks(windowing, layout, [("k", 2, 1)]), end, end, 0))
+        assert panes.dropped == is_over
+
+
 def test_late_elements_are_counted_once_each() -> None:
     windowing = Windowing(SlidingWindows(10, 5), DefaultTrigger(), AccumulationMode.DISCARDING)
     fast, group = FixedPanes(windowing, KEY.get_impl(), VALUE), KeyGroup()
