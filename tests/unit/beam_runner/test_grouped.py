@@ -18,6 +18,7 @@ from apache_beam.transforms.window import GlobalWindow, IntervalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.bundles.exchange import key_group
 from spark_jobs.beam_runner.keyed import combining, grouped
 from spark_jobs.beam_runner.keyed.combining import CombiningWriter
 from spark_jobs.beam_runner.keyed.grouped import GroupingWriter, Layout, read_block
@@ -66,7 +67,7 @@ def test_keys_are_told_apart_by_their_encoding(monkeypatch: pytest.MonkeyPatch, 
         truth[ANY.get_impl().encode_nested(key)].append(number)
     writer.flush()
     assert by_key(sent, coder) == truth
-    assert all(grouped.key_group(run[1], 4) == group for group, block in sent for run in read_block(block))
+    assert all(key_group(run[1], 4) == group for group, block in sent for run in read_block(block))
 
 
 class Listed(beam.CombineFn):
