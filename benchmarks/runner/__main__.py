@@ -1,9 +1,9 @@
 """How fast SparkRunner is, as ratios against peers that run in the same process on the same data.
 
-    python -m benchmarks.runner [--only grouping] [--full] [--output json]
+    python -m benchmarks.runner [--only grouping] [--full] [--prism PATH] [--output json]
 
 Short by default (1 million pairs); `--full` takes 10 million. Figures are medians of warm runs. Prism, Beam's runner in
-Go, is not among the peers: its binary has to be downloaded.
+Go, is a peer if there is a binary: --prism, $PRISM, or `prism` on the PATH.
 """
 
 from __future__ import annotations
@@ -15,16 +15,24 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import apache_beam as beam
+
 from benchmarks.runner import batches, epochs, grouping, memory, streaming
 from benchmarks.runner.measure import Figure
 from spark_jobs.session import spark_session
 
+CONF = {"spark.python.authenticate.socketTimeout": "120s"}  # a busy machine is slow to start Python
+NO_PRISM = f"""\
+Prism is left out: there is no binary. With Go installed,
+    go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam.__version__}
+makes one in ~/go/bin."""
 
-def scenarios(full: bool, spark: Callable[[], Any]) -> dict[str, Callable[[], Iterator[Figure]]]:
+
+def scenarios(full: bool, spark: Callable[[], Any], prism: str | None) -> dict[str, Callable[[], Iterator[Figure]]]:
     turns = 5 if full else 3
     return {
-        "streaming": lambda: streaming.measure(epochs=12 if full else 6),
-        "grouping": lambda: grouping.measure(spark(), 10_000_000 if full else 1_000_000, turns),
+        "streaming": lambda: streaming.measure(spark(), epochs=12 if full else 6),
+        "grouping": lambda: grouping.measure(spark(), 10_000_000 if full else 1_000_000, turns, prism),
         "epochs": lambda: epochs.measure(spark(), epochs=30 if full else 15),
         "batches": lambda: batches.measure(spark(), 2048 if full else 512, turns),
         "memory": lambda: memory.measure(10_000_000 if full else 1_000_000),
@@ -35,9 +43,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help="a scenario; may be repeated")
     parser.add_argument("--full", action="store_true", help="full sizes")
+    parser.add_argument("--prism", metavar="PATH", help="the binary of Beam's runner in Go")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
-    chosen = scenarios(options.full, lambda: spark_session(cores=grouping.CORES))
+    prism = grouping.find_prism(options.prism)
+    if prism is None:
+        sys.stderr.write(NO_PRISM + "\n")
+    chosen = scenarios(options.full, lambda: spark_session(cores=grouping.CORES, conf=CONF), prism)
     unknown = set(options.only or ()) - set(chosen)
     if unknown:
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
@@ -50,7 +62,7 @@ def main() -> int:
                 sys.stdout.flush()
     if options.output == "json":
         rows = [{**vars(figure), "ratio": figure.ratio} for figure in figures]
-        sys.stdout.write(json.dumps({"cores": os.cpu_count(), "figures": rows}) + "\n")
+        sys.stdout.write(json.dumps({"cores": os.cpu_count(), "prism": prism, "figures": rows}) + "\n")
     return 0
 
 

@@ -1,16 +1,17 @@
-"""What an epoch with next to no data costs, against an empty PySpark job of the same number of levels."""
+"""What an epoch with next to no data, and a batch of one stage, cost over an empty PySpark job of as many levels."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from benchmarks.runner.measure import Figure, median_seconds
+from benchmarks.runner.measure import Figure, median_seconds, processor_seconds, used
 from benchmarks.runner.streaming import slices
 from spark_jobs.beam_runner import SparkRunner
 
@@ -38,7 +39,26 @@ def empty_job(context: Any, levels: int) -> None:
     rdd.mapPartitions(list).collect()
 
 
+def one_stage(spark: Any) -> None:
+    """A whole batch: the pipeline made, planned, run as one Spark stage, and committed."""
+    with beam.Pipeline(runner=SparkRunner(spark), options=PipelineOptions([f"--tasks={TASKS}"])) as pipeline:
+        _ = pipeline | beam.Impulse() | beam.Map(lambda nothing: nothing)
+
+
+def measure_one_stage(spark: Any, turns: int) -> Iterator[Figure]:
+    """In pairs, so that both meet the same load."""
+    for clock, target in ((time.perf_counter, "<= 0.2 s more"), (processor_seconds, "")):
+        pairs = [
+            (used(clock, lambda: one_stage(spark)), used(clock, lambda: empty_job(spark.sparkContext, 1)))
+            for _ in range(WARM_UP + turns)
+        ][WARM_UP:]
+        ours, floor = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+        what = "batch of one stage" + ("" if target else ", processor")
+        yield Figure("epochs", what, ours, "s", target, "empty RDD job", floor)
+
+
 def measure(spark: Any, epochs: int) -> Iterator[Figure]:
+    yield from measure_one_stage(spark, epochs)
     for levels in LEVELS:
 
         def empty(levels: int = levels) -> None:

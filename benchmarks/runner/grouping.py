@@ -1,17 +1,24 @@
-"""GroupByKey and CombinePerKey over small int pairs in a batch, against Beam's in-memory runner and PySpark's RDDs."""
+"""GroupByKey and CombinePerKey over small int pairs in a batch, against Beam's in-memory runners and PySpark's RDDs."""
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import statistics
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import add
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
 
-from benchmarks.runner.measure import Figure, median_seconds
+from benchmarks.runner.measure import Figure, processor_seconds
 from spark_jobs.beam_runner import SparkRunner
 
 KEYS, BLOCKS, CORES = 100_000, 8, 2
@@ -71,22 +78,39 @@ def run_rdd(context: Any, how: str, elements: int) -> int:
     return int(grouped.values().sum())
 
 
-def measure(spark: Any, elements: int, turns: int) -> Iterator[Figure]:
+def find_prism(path: str | None) -> str | None:
+    """Beam's runner in Go: `path`, else $PRISM, else `prism` on the PATH."""
+    return path or os.environ.get("PRISM") or shutil.which("prism")
+
+
+def run_prism(binary: str, build: Callable[[Any, int], None], elements: int) -> int:
+    flags = [f"--prism_location={binary}", "--environment_type=LOOPBACK", "--prism_log_level=error"]
+    return run_beam(PrismRunner(), build, elements, flags)
+
+
+def measure(spark: Any, elements: int, turns: int, prism: str | None) -> Iterator[Figure]:
+    """Runs of ours and its peers take turns, so that they meet the same load. Each figure is a median."""
     truth = sum(value for block in range(BLOCKS) for _, value in pairs(block, elements // BLOCKS))
     for how, build in (("group", group), ("combine", combine)):
-
-        def ours(build: Any = build) -> None:
-            assert run_beam(SparkRunner(spark), build, elements, [f"--tasks={CORES}"]) == truth
-
-        def in_memory(build: Any = build) -> None:
-            assert run_beam(FnApiRunner(), build, elements, []) == truth
-
-        def by_rdd(how: str = how) -> None:
-            assert run_rdd(spark.sparkContext, how, elements) == truth
-
-        our_seconds = median_seconds(ours, turns)
-        what = f"{how}, {elements:,} pairs, seconds"
-        rdd_seconds = median_seconds(by_rdd, turns)
-        yield Figure("grouping", what, our_seconds, "s", "<= 3", "PySpark RDD", rdd_seconds)
-        memory_seconds = median_seconds(in_memory, turns, warm_up=0)
-        yield Figure("grouping", what, our_seconds, "s", "<= 1", "FnApiRunner", memory_seconds)
+        runs: dict[str, tuple[str, Callable[[], int]]] = {
+            "ours": ("", partial(run_beam, SparkRunner(spark), build, elements, [f"--tasks={CORES}"])),
+            "PySpark RDD": ("<= 3", partial(run_rdd, spark.sparkContext, how, elements)),
+            "FnApiRunner": ("<= 1", partial(run_beam, FnApiRunner(), build, elements, [])),
+        }
+        if prism:
+            runs["Prism"] = ("<= 1", partial(run_prism, prism, build, elements))
+        walls: dict[str, list[float]] = defaultdict(list)
+        processors: dict[str, list[float]] = defaultdict(list)
+        for turn in range(turns + 1):
+            for name, (_, run) in runs.items():
+                began, before = time.perf_counter(), processor_seconds()
+                assert run() == truth
+                if turn:  # the first warms up
+                    walls[name].append(time.perf_counter() - began)
+                    processors[name].append(processor_seconds() - before)
+        for kind, taken in (("", walls), (", processor", processors)):
+            ours = statistics.median(taken["ours"])
+            what = f"{how}, {elements:,} pairs, seconds{kind}"
+            for name in list(runs)[1:]:
+                target = "" if kind else runs[name][0]
+                yield Figure("grouping", what, ours, "s", target, name, statistics.median(taken[name]))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,23 @@ def median_seconds(work: Callable[[], object], turns: int, *, warm_up: int = 1) 
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    return used(time.perf_counter, work)
+
+
+def used(clock: Callable[[], float], work: Callable[[], object]) -> float:
+    began = clock()
     work()
-    return time.perf_counter() - began
+    return clock() - began
+
+
+def processor_seconds() -> float:
+    """That this process took since its start, and all that it started: Spark's JVM and its Python workers."""
+    this = psutil.Process()
+    total = 0.0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+            if process is not this:  # of workers that have ended
+                total += times.children_user + times.children_system
+    return total

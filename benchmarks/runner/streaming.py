@@ -1,4 +1,6 @@
-"""Keyed state, windows and sessions in a stream, on one core without Spark, against Beam's general trigger driver.
+"""Keyed state, windows and sessions in a stream, on one core without Spark.
+
+The peers are Spark's `transformWithState` and Beam's general trigger driver.
 
 Each epoch brings `size` elements over ten seconds of event time. For keyed state they are all of different keys, which
 come again in the next epoch; for windows a key comes ten times, five times a window.
@@ -26,10 +28,12 @@ from apache_beam.transforms import userstate, window
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Timestamp
 
+from benchmarks.runner import transform_with_state
 from benchmarks.runner.measure import Figure
 from spark_jobs.beam_runner import SparkRunner
 
 SLICE, SMALL_SLICE, SECONDS_A_SLICE, WARM_UP = 50_000, 4_000, 10, 2
+TRANSFORM_KEYS = 4_000  # `transformWithState` needs seconds for them
 
 
 class _Slices(RestrictionProvider):
@@ -152,15 +156,18 @@ def general_triggers() -> AbstractContextManager[object]:
     return mock.patch("spark_jobs.beam_runner.keyed.grouped.fast_path", return_value=None)
 
 
-def measure(epochs: int) -> Iterator[Figure]:
+def measure(spark: Any, epochs: int) -> Iterator[Figure]:
+    peer = transform_with_state.rate(spark, epochs // 2, TRANSFORM_KEYS)
     for what, (build, target) in STATEFUL.items():
-        goal = f">= {target:,}/s" if target else ""
-        yield Figure("streaming", what, rate(build, epochs, SLICE, timed=False), "elements/s", goal)
+        goal = f">= {target:,}/s, 30 x" if target else ""
+        ours = rate(build, epochs, SLICE, timed=False)
+        against = ("transformWithState", peer) if target else ("", None)
+        yield Figure("streaming", what, ours, "elements/s", goal, *against)
     for what, (build, target) in WINDOWED.items():
         ours = rate(build, epochs, SLICE, timed=True)
-        peer = None
+        general = None
         if target:
             with general_triggers():
-                peer = rate(build, 3, SMALL_SLICE, timed=True)
+                general = rate(build, 3, SMALL_SLICE, timed=True)
         goal = f">= {target:,}/s" if target else ""
-        yield Figure("streaming", what, ours, "elements/s", goal, "general trigger driver", peer)
+        yield Figure("streaming", what, ours, "elements/s", goal, "general trigger driver", general)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.clock import MIN_US
 
-PIECE_BYTES = 8 << 20  # Spark's Python worker gathers some 20 records before it lets go of them
+PIECE_BYTES = 1 << 20  # Spark's Python worker gathers some 20 records before it lets go of them
 
 Row = tuple[int, bytes, bytes]
 EdgeId = tuple[str, int]  # (consumer stage, index of its input)
