@@ -23,6 +23,7 @@ from spark_jobs.beam_runner.beam_internals import (
     bundle_processor,
     common_urns,
     is_singleton,
+    operation_urns,
     proto_utils,
     row_types,
     translations,
@@ -54,6 +55,15 @@ from spark_jobs.beam_runner.planning.state_format import state_format, stored_fo
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
+_KNOWN_URNS = frozenset(
+    [
+        common_urns.primitives.FLATTEN.urn,
+        common_urns.primitives.GROUP_BY_KEY.urn,
+        phases.RESHUFFLE_URN,
+        phases.TEST_STREAM_URN,
+        PUBLISH_URN,
+    ]
+)
 
 
 def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -> Plan:
@@ -98,15 +108,7 @@ def optimise(proto: Any, *, streaming: bool, is_drain: bool) -> tuple[TransformC
             t.setup_timer_mapping,
             t.populate_data_channel_coders,
         ],
-        known_runner_urns=frozenset(
-            [
-                common_urns.primitives.FLATTEN.urn,
-                common_urns.primitives.GROUP_BY_KEY.urn,
-                phases.RESHUFFLE_URN,
-                phases.TEST_STREAM_URN,
-                PUBLISH_URN,
-            ]
-        ),
+        known_runner_urns=_KNOWN_URNS,
         use_state_iterables=False,
         is_drain=is_drain,
     )
@@ -125,6 +127,14 @@ def _refuse_unsupported(proto: Any) -> None:
         f"{transform.unique_name}: state or timers in windows that merge"
         for transform in proto.components.transforms.values()
         if _keeps_state(transform) and any(_merges(proto.components, pcoll) for pcoll in transform.inputs.values())
+    ]
+    composites = _KNOWN_URNS | translations.KNOWN_COMPOSITES
+    known = composites | operation_urns() | {common_urns.primitives.IMPULSE.urn}
+    leaves = translations.leaf_transform_stages(proto.root_transform_ids, proto.components, known_composites=composites)
+    gaps += [
+        f"{leaf.unique_name}: a transform of the unknown kind {leaf.spec.urn or '(none)'}"
+        for leaf in (stage.transforms[0] for stage in leaves)
+        if leaf.spec.urn not in known
     ]
     if gaps:
         raise UnsupportedPipelineError(gaps)
