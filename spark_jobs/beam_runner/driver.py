@@ -88,7 +88,6 @@ class EpochLoop:
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[None] | None = None
         self.published: Counter[str] = Counter()
-        checkpoint.prepare()
         self.manifest = self._resume(key_groups, drop_incompatible)
 
     # ---- control

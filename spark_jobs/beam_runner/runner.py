@@ -22,7 +22,7 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
 from spark_jobs.beam_runner.errors import RunnerError
-from spark_jobs.beam_runner.options import SparkRunnerOptions
+from spark_jobs.beam_runner.options import SparkRunnerOptions, require_valid
 from spark_jobs.beam_runner.planning.explain import with_changes
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
@@ -64,6 +64,7 @@ class SparkRunner(PipelineRunner):
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> FnApiRunnerResult:
         """-> a SparkRunnerResult; with `--explain` a result that is DONE and has run nothing."""
         flags = options.view_as(SparkRunnerOptions)
+        require_valid(flags)
         streaming = bool(options.view_as(StandardOptions).streaming)
         plan = self.plan(pipeline, options)
         if flags.explain:
@@ -75,10 +76,12 @@ class SparkRunner(PipelineRunner):
             sys.stdout.write(text + "\n")
             return FnApiRunnerResult(PipelineState.DONE, {})
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
+        checkpoint = Checkpoint(root)
+        checkpoint.prepare()  # before Spark starts: the place may not do
         loop = EpochLoop(
             plan,
             self._transport(flags, plan, has_teardown(pipeline), streaming=streaming),
-            Checkpoint(root),
+            checkpoint,
             key_groups=flags.key_groups,
             streaming=streaming,
             until_idle=flags.until_idle and streaming,

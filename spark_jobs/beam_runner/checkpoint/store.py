@@ -81,8 +81,11 @@ class PosixStore:
     url: str
 
     def prepare(self, folders: Iterable[str]) -> None:
-        for folder in folders:
-            os.makedirs(self._path(folder), exist_ok=True)
+        try:
+            for folder in folders:
+                os.makedirs(self._path(folder), exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         draft = self._draft(name, data)
@@ -109,6 +112,8 @@ class PosixStore:
             return [entry.name for entry in os.scandir(self._path(folder)) if entry.is_file()]
         except FileNotFoundError:
             return []
+        except (NotADirectoryError, PermissionError) as error:
+            raise self._unusable(error) from None
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
@@ -116,6 +121,12 @@ class PosixStore:
                 os.unlink(self._path(name))
             except FileNotFoundError:
                 continue
+
+    def _unusable(self, error: OSError) -> CheckpointStoreError:
+        return CheckpointStoreError(
+            f"A checkpoint cannot be at {self.url}: {error.strerror}: {error.filename}.",
+            hint="--checkpoint=<a folder that is there, or can be made, and may be written>",
+        )
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, name)
