@@ -30,7 +30,7 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
-from spark_jobs.beam_runner.errors import WorkerLostError
+from spark_jobs.beam_runner.errors import RunnerError, WorkerLostError
 from spark_jobs.beam_runner.metrics import consolidate, user_metrics
 from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
@@ -100,7 +100,12 @@ class EpochLoop:
         self._drain.set()
 
     def run(self) -> None:
-        """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised."""
+        """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised.
+
+        Of a job that has ended the last epoch is published again, if a crash was before it. Then a stream says so; a
+        batch raises RunnerError: its input may be another one by now, and nothing of it would be read.
+        """
+        has_ended = self.manifest.done
         try:
             self._publish(self.manifest)
             while not self.manifest.done and not self._stop.is_set():
@@ -120,6 +125,8 @@ class EpochLoop:
             finally:
                 self._publisher.shutdown()
                 self._transport.close()
+        if has_ended:
+            self._say_that_it_has_ended()
 
     # ---- start
     def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
@@ -127,6 +134,16 @@ class EpochLoop:
         if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
         return carry_over(manifest, self._plan, self._checkpoint.url, accepted)
+
+    def _say_that_it_has_ended(self) -> None:
+        what = "stream was drained or has read its sources to their end" if self._streaming else "batch has ended"
+        message = (
+            f"Nothing was run: the {what}, at epoch {self.manifest.epoch} of {self._checkpoint.url}. The results of "
+            "this epoch were published again, if they were not."
+        )
+        if not self._streaming:
+            raise RunnerError(message, hint="a new --checkpoint, or none")
+        _log.warning("%s To run it anew, give it a new --checkpoint.", message)
 
     # ---- what is due
     def _now_us(self) -> int:
