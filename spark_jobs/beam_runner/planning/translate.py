@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import graphlib
+import logging
 import pickle
 import uuid
 from collections import defaultdict
@@ -53,6 +54,8 @@ from spark_jobs.beam_runner.planning.plan import (
 from spark_jobs.beam_runner.planning.script import Script, read_script
 from spark_jobs.beam_runner.planning.state_format import state_format, stored_format
 
+_log = logging.getLogger(__name__)
+
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
 _KNOWN_URNS = frozenset(
@@ -74,6 +77,12 @@ def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -
     }
     scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
     streaming = bool(options.view_as(StandardOptions).streaming)
+    if not streaming and (sources := _unbounded_sources(proto.components)):
+        _log.warning(
+            "Without --streaming, a batch reads the unbounded source%s %s: it ends when they do, if ever.",
+            "s" * (len(sources) > 1),
+            ", ".join(sources),
+        )
     context, stages = optimise(proto, streaming=streaming, is_drain=is_drain)
     return _Translation(context, stages, options, publishers).plan(scripts[0] if scripts else None)
 
@@ -138,6 +147,18 @@ def _refuse_unsupported(proto: Any) -> None:
     ]
     if gaps:
         raise UnsupportedPipelineError(gaps)
+
+
+def _unbounded_sources(components: Any) -> list[str]:
+    """Leaves that make an unbounded collection out of bounded ones. A script has an end."""
+    return sorted(
+        leaf.unique_name
+        for leaf in components.transforms.values()
+        if not leaf.subtransforms
+        and leaf.spec.urn != phases.TEST_STREAM_URN
+        and any(phases.is_unbounded(components, pcoll) for pcoll in leaf.outputs.values())
+        and not any(phases.is_unbounded(components, pcoll) for pcoll in leaf.inputs.values())
+    )
 
 
 def _keeps_state(transform: Any) -> bool:
