@@ -34,7 +34,7 @@ from spark_jobs.beam_runner.errors import RunnerError, WorkerLostError
 from spark_jobs.beam_runner.metrics import consolidate, user_metrics
 from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
-from spark_jobs.beam_runner.planning.upgrade import carry_over
+from spark_jobs.beam_runner.planning.upgrade import carry_over, compare
 from spark_jobs.beam_runner.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -133,6 +133,13 @@ class EpochLoop:
         manifest = newest_manifest(self._checkpoint)
         if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
+        steps = {change.step for change in compare(manifest, self._plan)}
+        if unknown := sorted(set(accepted) - steps):  # no refusal: what was dropped at the last start is not there now
+            _log.warning(
+                "--drop_incompatible: there is no %s, or not any more. There are: %s.",
+                ", ".join(unknown),
+                ", ".join(sorted(steps)),
+            )
         return carry_over(manifest, self._plan, self._checkpoint.url, accepted)
 
     def _say_that_it_has_ended(self) -> None:

@@ -105,3 +105,11 @@ def test_how_a_stream_was_ended_is_its_state(tmp_path: Path, how: str, state: st
     result = run(*flags, read=counting_job.Count(10**9, 1))
     getattr(result, how)()
     assert result.wait_until_finish(60_000) == state
+
+
+def test_a_step_to_drop_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flags = ["--transport=local", "--streaming", "--until_idle", f"--checkpoint={tmp_path}/c"]
+    for drop, warned in (("made/Impulse", False), ("maed", True)):
+        run(*flags, f"--drop_incompatible={drop}", read=counting_job.Count(1, 1)).wait_until_finish()
+        assert ("there is no maed, or not any more. There are: " in caplog.text) is warned
+    assert "made" in caplog.text.partition("There are: ")[2]
