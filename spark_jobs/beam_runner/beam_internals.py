@@ -65,6 +65,7 @@ __all__ = [
     "last_us",
     "load_row_types",
     "monitoring_infos",
+    "operation_urns",
     "prepare_proto",
     "proto_utils",
     "register_element_operation",
@@ -202,6 +203,11 @@ def window_fn(strategy: beam_runner_api_pb2.WindowingStrategy, context: Pipeline
 def combine_fn(payload: bytes, context: PipelineContext) -> CombineFn:
     """The CombineFn of an encoded CombinePayload."""
     return CombineFn.from_runner_api(beam_runner_api_pb2.CombinePayload.FromString(payload).combine_fn, context)
+
+
+def operation_urns() -> frozenset[str]:
+    """Kinds of transforms that a bundle can run."""
+    return frozenset(bundle_processor.BeamTransformFactory._known_urns)
 
 
 def last_us(window: Any) -> int:

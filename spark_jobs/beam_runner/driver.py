@@ -30,11 +30,11 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
-from spark_jobs.beam_runner.errors import WorkerLostError
+from spark_jobs.beam_runner.errors import RunnerError, WorkerLostError
 from spark_jobs.beam_runner.metrics import consolidate, user_metrics
 from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
-from spark_jobs.beam_runner.planning.upgrade import carry_over
+from spark_jobs.beam_runner.planning.upgrade import carry_over, compare
 from spark_jobs.beam_runner.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,6 @@ class EpochLoop:
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: Future[None] | None = None
         self.published: Counter[str] = Counter()
-        checkpoint.prepare()
         self.manifest = self._resume(key_groups, drop_incompatible)
         self._newest_at = time.monotonic()
 
@@ -103,7 +102,12 @@ class EpochLoop:
         self._drain.set()
 
     def run(self) -> None:
-        """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised."""
+        """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised.
+
+        Of a job that has ended the last epoch is published again, if a crash was before it. Then a stream says so; a
+        batch raises RunnerError: its input may be another one by now, and nothing of it would be read.
+        """
+        has_ended = self.manifest.done
         try:
             self._publish(self.manifest)
             while not self.manifest.done and not self._stop.is_set():
@@ -124,13 +128,32 @@ class EpochLoop:
             finally:
                 self._publisher.shutdown()
                 self._transport.close()
+        if has_ended:
+            self._say_that_it_has_ended()
 
     # ---- start
     def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
         manifest = newest_manifest(self._checkpoint)
         if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
+        steps = {change.step for change in compare(manifest, self._plan)}
+        if unknown := sorted(set(accepted) - steps):  # no refusal: what was dropped at the last start is not there now
+            _log.warning(
+                "--drop_incompatible: there is no %s, or not any more. There are: %s.",
+                ", ".join(unknown),
+                ", ".join(sorted(steps)),
+            )
         return carry_over(manifest, self._plan, self._checkpoint.url, accepted)
+
+    def _say_that_it_has_ended(self) -> None:
+        what = "stream was drained or has read its sources to their end" if self._streaming else "batch has ended"
+        message = (
+            f"Nothing was run: the {what}, at epoch {self.manifest.epoch} of {self._checkpoint.url}. The results of "
+            "this epoch were published again, if they were not."
+        )
+        if not self._streaming:
+            raise RunnerError(message, hint="a new --checkpoint, or none")
+        _log.warning("%s To run it anew, give it a new --checkpoint.", message)
 
     # ---- what is due
     def _now_us(self) -> int:

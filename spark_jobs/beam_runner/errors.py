@@ -11,6 +11,8 @@ MORE_MEMORY = (
     "spark.executor.pyspark.memory if it is set"
 )
 
+GOES_ON = "A job with a --checkpoint goes on from its last committed epoch, others begin anew."
+
 
 class RunnerError(PipelineError):
     """Base of the runner's errors. `hint` is the way out."""

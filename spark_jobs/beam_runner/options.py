@@ -3,8 +3,34 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
+
+from spark_jobs.beam_runner.errors import RunnerError
+
+_LEAST = {
+    "tasks": 0,
+    "key_groups": 1,
+    "epoch_interval_ms": 0,
+    "epoch_attempts": 1,
+    "split_after_ms": 0,
+    "driver_epochs_below_ms": 0,
+}
+
+
+def require_valid(flags: Any) -> None:
+    """Raises RunnerError that names all flags with values that cannot be."""
+    wrong = [
+        f"--{name}={value}: the least is {least}"
+        for name, least in _LEAST.items()
+        if (value := getattr(flags, name)) is not None and value < least
+    ]
+    wrong += [f"--spark_conf={conf}: KEY=VALUE is needed" for conf in flags.spark_conf or () if "=" not in conf]
+    if flags.checkpoint is not None and not flags.checkpoint.strip():
+        wrong.append("--checkpoint= is empty: a folder, or gs://bucket/path")
+    if wrong:
+        raise RunnerError(f"Flags of SparkRunner: {'; '.join(wrong)}.")
 
 
 class SparkRunnerOptions(PipelineOptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import tempfile
@@ -22,18 +23,21 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
 from spark_jobs.beam_runner.errors import RunnerError
-from spark_jobs.beam_runner.options import SparkRunnerOptions
+from spark_jobs.beam_runner.options import SparkRunnerOptions, require_valid
 from spark_jobs.beam_runner.planning.explain import with_changes
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
-from spark_jobs.beam_runner.planning.upgrade import compare
+from spark_jobs.beam_runner.planning.upgrade import Change, compare, refused
 from spark_jobs.beam_runner.transport import Transport
 from spark_jobs.beam_runner.transport.local import LocalTransport
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_log = logging.getLogger(__name__)
+
 DRIVER_EPOCHS_BELOW_MS = 100  # on a local master
+REFUSED = 3  # exit code of --explain
 
 
 class SparkRunner(PipelineRunner):
@@ -62,18 +66,31 @@ class SparkRunner(PipelineRunner):
         return make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
 
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> FnApiRunnerResult:
-        """-> a SparkRunnerResult; with `--explain` a result that is DONE and has run nothing."""
+        """-> a SparkRunnerResult; with `--explain` a result that is DONE and has run nothing.
+
+        Raises SystemExit(3), after `--explain` has printed, if `--checkpoint` would refuse the start.
+        """
         flags = options.view_as(SparkRunnerOptions)
+        require_valid(flags)
         streaming = bool(options.view_as(StandardOptions).streaming)
         plan = self.plan(pipeline, options)
         if flags.explain:
             manifest = last_manifest(flags.checkpoint) if flags.checkpoint else None
+            problems: list[Change] = []
             if manifest is None:
                 text = plan.explain(flags.explain)
             else:
-                text = with_changes(plan, compare(manifest, plan), flags.explain)
+                changes = compare(manifest, plan)
+                text = with_changes(plan, changes, flags.explain)
+                problems = refused(changes, flags.drop_incompatible or ())
             sys.stdout.write(text + "\n")
+            if problems:
+                raise SystemExit(REFUSED)
             return FnApiRunnerResult(PipelineState.DONE, {})
+        if streaming and not flags.checkpoint and plan.script is None:
+            _log.warning("A stream without --checkpoint: its state and positions are gone when it stops.")
+        if flags.checkpoint:
+            Checkpoint(flags.checkpoint).prepare()  # before Spark starts: the place may not do
         transport = self._transport(flags, plan, has_teardown(pipeline), streaming=streaming)
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
         loop = EpochLoop(
@@ -144,7 +161,7 @@ class SparkRunnerResult(FnApiRunnerResult):
         super().__init__(PipelineState.RUNNING, {})
         self._loop, self._temporary_root = loop, temporary_root
         self._error: BaseException | None = None
-        self._stopping = False
+        self._stopped_as: str | None = None
         self._thread = threading.Thread(target=self._run, name="epochs", daemon=True)
         self._thread.start()
 
@@ -154,7 +171,7 @@ class SparkRunnerResult(FnApiRunnerResult):
             if self._loop.manifest.draining:
                 self._state = PipelineState.DRAINED
             else:
-                self._state = PipelineState.STOPPED if self._stopping else PipelineState.DONE
+                self._state = self._stopped_as or PipelineState.DONE
         except BaseException as error:
             self._error = error
             self._state = PipelineState.FAILED
@@ -178,7 +195,10 @@ class SparkRunnerResult(FnApiRunnerResult):
 
     def request_stop(self) -> None:
         """Finishes the epoch under way, publishes it, and ends the job. State stays in the checkpoint."""
-        self._stopping = True
+        self._stop_as(PipelineState.STOPPED)
+
+    def _stop_as(self, state: str) -> None:
+        self._stopped_as = self._stopped_as or state
         self._loop.request_stop()
 
     def drain(self) -> str:
@@ -192,7 +212,8 @@ class SparkRunnerResult(FnApiRunnerResult):
         return self.state
 
     def cancel(self) -> str:
-        self.request_stop()
+        """As `request_stop`, but the job ends as CANCELLED: Beam's word."""
+        self._stop_as(PipelineState.CANCELLED)
         return self.state
 
     def wait_until_finish(self, duration: int | None = None) -> str:

@@ -15,6 +15,8 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
+from spark_jobs.beam_runner.errors import RunnerError
+from spark_jobs.beam_runner.keyed import timers
 from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, Step, at, step
 from tests.model.stream import Build, Stage, on_spark
@@ -400,6 +402,51 @@ def test_a_timer_fires_at_the_latest_with_the_state_of_its_window(stage: Stage, 
         (2, ("event", 5), (0, 10)),
         (2, ("real", 10), (0, 10)),
     ]
+
+
+class FewAtATime(beam.DoFn):
+    """Writes two of what it holds at a firing, and sets the timer again if there is more; with `forever`, always."""
+
+    BAG = BagStateSpec("bag", VarIntCoder())
+    NEXT = TimerSpec("next", TimeDomain.REAL_TIME)
+
+    def __init__(self, *, forever: bool = False) -> None:
+        self.forever = forever
+
+    def process(
+        self, pair: Pair, bag: Any = beam.DoFn.StateParam(BAG), timer: Any = beam.DoFn.TimerParam(NEXT)
+    ) -> None:
+        bag.add(pair[1])
+        timer.set(time.time() + 100)
+
+    @on_timer(NEXT)
+    def write(
+        self,
+        key: Any = beam.DoFn.KeyParam,
+        bag: Any = beam.DoFn.StateParam(BAG),
+        timer: Any = beam.DoFn.TimerParam(NEXT),
+    ) -> Iterator[Pair]:
+        held = sorted(bag.read())
+        bag.clear()
+        for value in held[2:]:
+            bag.add(value)
+        if held[2:] or self.forever:
+            timer.set(time.time() + 100)
+        yield key, sum(held[:2])
+
+
+def test_timers_that_are_set_again_at_the_end_of_the_input_go_on_firing(whole: Stage) -> None:
+    """As on Beam's Flink runner: what a DoFn has not written when its input ends would be lost with its state."""
+    whole.play(timed(whole, [step(*[at(1, (key, n)) for n in range(7) for key in "ab"])], FewAtATime()))
+    assert whole.keyed() == [(key, some) for key in "ab" for some in (0 + 1, 2 + 3, 4 + 5, 6)]
+
+
+def test_a_timer_that_always_sets_itself_again_fails_the_job_at_the_end_of_its_input(
+    whole: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "MOST_FIRINGS", 5)
+    with pytest.raises(RunnerError, match="timed: timer 'ts-next' was set again 5 times"):
+        whole.play(timed(whole, [step(at(1, ("a", 1)))], FewAtATime(forever=True)))
 
 
 def test_both_time_domains_in_one_dofn(stage: Stage) -> None:

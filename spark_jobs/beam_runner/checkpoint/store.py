@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,8 +81,13 @@ class PosixStore:
     url: str
 
     def prepare(self, folders: Iterable[str]) -> None:
-        for folder in folders:
-            os.makedirs(self._path(folder), exist_ok=True)
+        folders = list(folders)
+        try:
+            self._require_own(folders)
+            for folder in folders:
+                os.makedirs(self._path(folder), exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         draft = self._draft(name, data)
@@ -113,6 +118,8 @@ class PosixStore:
             return [entry.name for entry in os.scandir(self._path(folder)) if entry.is_file()]
         except FileNotFoundError:
             return []
+        except (NotADirectoryError, PermissionError) as error:
+            raise self._unusable(error) from None
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
@@ -120,6 +127,24 @@ class PosixStore:
                 os.unlink(self._path(name))
             except FileNotFoundError:
                 continue
+
+    def _require_own(self, folders: Collection[str]) -> None:
+        """A folder full of other things is most likely named by mistake. Notes of the caller (.json) may be there."""
+        if not any(folders) or not os.path.exists(self.url):
+            return
+        found = set(os.listdir(self.url)) - {"lost+found"}  # which a volume of its own begins with
+        others = {name for name in found if not name.startswith(".") and not name.endswith(".json")}
+        if others and found.isdisjoint(folders):
+            raise CheckpointStoreError(
+                f"{self.url} is no checkpoint: it holds other things, such as {min(others)}.",
+                hint="--checkpoint=<a folder that is empty or new>",
+            )
+
+    def _unusable(self, error: OSError) -> CheckpointStoreError:
+        return CheckpointStoreError(
+            f"A checkpoint cannot be at {self.url}: {error.strerror}: {error.filename}.",
+            hint="--checkpoint=<a folder that is there, or can be made, and may be written>",
+        )
 
     def _path(self, name: str) -> str:
         return os.path.join(self.url, name)

@@ -4,26 +4,40 @@ No timer outlives its window: at the latest it fires when the window expires, an
 So nothing that is buffered is lost, and a stream flushes what the batch does, where all windows expire at the end. A
 firing at the expiry sets no more timers: a loop ends with its window. (Beam's Java `StatefulDoFnRunner` has no timers
 of expired windows either, but refuses to set them, or ignores those of processing time.)
+
+The global window has no later time for what is left in it: there, processing-time timers that firings set at the end of
+the input fire as well, until none is left, as on Beam's Flink runner.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import struct
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.transforms.window import GlobalWindow
 
 from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.bundle import StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import key_group
-from spark_jobs.beam_runner.clock import MIN_US, NEVER_US, expiry_us
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us
+from spark_jobs.beam_runner.errors import RunnerError
 from spark_jobs.beam_runner.keyed.state import TIMER, TIMES, KeyGroup
 
+_log = logging.getLogger(__name__)
+
 REAL_TIME = beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
+# At the end of time: how long a timer that a firing set is waited for, and how often one may be set again.
+LONGEST_WAIT_S = 0.1
+MOST_FIRINGS = 10_000
+_WARN_AT_FIRING = 100
 _LENGTHS = struct.Struct("<HHHHI")
 
 
@@ -77,11 +91,13 @@ class TimerService:
                 window = coder._windows_coder_impl.encode_nested(timer.windows)
                 timer_id = TimerId(transform, family, timer.dynamic_timer_tag, window, key).encode()
                 expiry = expiry_us(last_us(timer.windows[0]), self._lateness_us)
-                if timer.clear_bit or at_us >= expiry:
+                goes_on = domain == REAL_TIME and isinstance(timer.windows[0], GlobalWindow)
+                if timer.clear_bit or (at_us >= expiry and not goes_on):
                     self._groups[number].drop(TIMER, b"", timer_id)
                 else:
                     fire = timer.fire_timestamp.micros
                     event, real = (expiry, fire) if domain == REAL_TIME else (min(fire, expiry), NEVER_US)
+                    event = event if at_us < expiry else NEVER_US
                     times = TIMES.pack(timer.hold_timestamp.micros, event, real)
                     self._groups[number].put(TIMER, b"", timer_id, times + coder.encode_nested(timer))
                     yield number, timer_id
@@ -89,9 +105,11 @@ class TimerService:
     def fire_due(self, watermark_us: int, old_watermarks_us: Mapping[int, int], now_us: int) -> None:
         """Fires all due timers, also those that firings set; processing-time timers first, at the old watermark.
 
-        That is by key group.
+        That is by key group. Raises RunnerError for a timer that is set again without end at the end of time.
         """
         heap: list[tuple[int, int, int, bytes, bytes]] = []
+        later: list[tuple[int, int, int, bytes, bytes]] = []  # set at the end of time
+        firings: Counter[bytes] = Counter()
 
         def push(number: int, timer_id: bytes) -> None:
             value = self._groups[number].get(TIMER, b"", timer_id)
@@ -101,6 +119,8 @@ class TimerService:
             if event <= watermark_us or real <= now_us:
                 at = old_watermarks_us[number] if real <= now_us else event
                 heapq.heappush(heap, (at, next(self._order), number, timer_id, value))
+            elif watermark_us >= MAX_US:
+                heapq.heappush(later, (real, next(self._order), number, timer_id, value))
 
         for _ in self.take_new(MIN_US):
             pass
@@ -108,17 +128,34 @@ class TimerService:
             times = group.times(TIMER)
             for _, timer_id in times.reals.take_due(now_us) + times.events.take_due(watermark_us):
                 push(number, timer_id)
-        while heap:
-            at, _, number, timer_id, value = heapq.heappop(heap)
+        while heap or later:
+            is_over = not heap
+            at, _, number, timer_id, value = heapq.heappop(heap or later)
             group = self._groups[number]
             if group.get(TIMER, b"", timer_id) is not value:
                 continue  # cleared or set anew by an earlier firing
             group.drop(TIMER, b"", timer_id)
             named = TimerId.decode(timer_id)
+            if is_over:
+                firings[timer_id] += 1
+                _wait_for(at, named, firings[timer_id])
             beam = self._processor.processor
             info = beam.timers_info[named.transform, named.family]
             beam.ops[named.transform].process_timer(
                 named.family, info.timer_coder_impl.decode_nested(value[TIMES.size :])
             )
-            for set_number, set_id in self.take_new(at):
+            for set_number, set_id in self.take_new(MAX_US if is_over else at):
                 push(set_number, set_id)
+
+
+def _wait_for(at_us: int, timer: TimerId, firing: int) -> None:
+    """Real time, also behind a script: work that a timer looks after (threads, requests) goes on meanwhile."""
+    if firing == _WARN_AT_FIRING:
+        _log.warning("Step %r still sets its timer %r after the end of its input.", timer.transform, timer.family)
+    if firing > MOST_FIRINGS:
+        raise RunnerError(
+            f"{timer.transform}: timer {timer.family!r} was set again {MOST_FIRINGS} times after the end of the input.",
+            hint="a processing-time timer that always sets itself again keeps its input from ending: set it only while "
+            "there is something left to do",
+        )
+    time.sleep(min(LONGEST_WAIT_S, max(0.0, at_us / 1e6 - time.time())))

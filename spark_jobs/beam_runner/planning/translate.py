@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import graphlib
+import logging
 import pickle
 import uuid
 from collections import defaultdict
@@ -23,6 +24,7 @@ from spark_jobs.beam_runner.beam_internals import (
     bundle_processor,
     common_urns,
     is_singleton,
+    operation_urns,
     proto_utils,
     row_types,
     translations,
@@ -52,8 +54,19 @@ from spark_jobs.beam_runner.planning.plan import (
 from spark_jobs.beam_runner.planning.script import Script, read_script
 from spark_jobs.beam_runner.planning.state_format import state_format, stored_format
 
+_log = logging.getLogger(__name__)
+
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
+_KNOWN_URNS = frozenset(
+    [
+        common_urns.primitives.FLATTEN.urn,
+        common_urns.primitives.GROUP_BY_KEY.urn,
+        phases.RESHUFFLE_URN,
+        phases.TEST_STREAM_URN,
+        PUBLISH_URN,
+    ]
+)
 
 
 def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -> Plan:
@@ -64,6 +77,12 @@ def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -
     }
     scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
     streaming = bool(options.view_as(StandardOptions).streaming)
+    if not streaming and (sources := _unbounded_sources(proto.components)):
+        _log.warning(
+            "Without --streaming, a batch reads the unbounded source%s %s: it ends when they do, if ever.",
+            "s" * (len(sources) > 1),
+            ", ".join(sources),
+        )
     context, stages = optimise(proto, streaming=streaming, is_drain=is_drain)
     return _Translation(context, stages, options, publishers).plan(scripts[0] if scripts else None)
 
@@ -98,15 +117,7 @@ def optimise(proto: Any, *, streaming: bool, is_drain: bool) -> tuple[TransformC
             t.setup_timer_mapping,
             t.populate_data_channel_coders,
         ],
-        known_runner_urns=frozenset(
-            [
-                common_urns.primitives.FLATTEN.urn,
-                common_urns.primitives.GROUP_BY_KEY.urn,
-                phases.RESHUFFLE_URN,
-                phases.TEST_STREAM_URN,
-                PUBLISH_URN,
-            ]
-        ),
+        known_runner_urns=_KNOWN_URNS,
         use_state_iterables=False,
         is_drain=is_drain,
     )
@@ -126,8 +137,28 @@ def _refuse_unsupported(proto: Any) -> None:
         for transform in proto.components.transforms.values()
         if _keeps_state(transform) and any(_merges(proto.components, pcoll) for pcoll in transform.inputs.values())
     ]
+    composites = _KNOWN_URNS | translations.KNOWN_COMPOSITES
+    known = composites | operation_urns() | {common_urns.primitives.IMPULSE.urn}
+    leaves = translations.leaf_transform_stages(proto.root_transform_ids, proto.components, known_composites=composites)
+    gaps += [
+        f"{leaf.unique_name}: a transform of the unknown kind {leaf.spec.urn or '(none)'}"
+        for leaf in (stage.transforms[0] for stage in leaves)
+        if leaf.spec.urn not in known
+    ]
     if gaps:
         raise UnsupportedPipelineError(gaps)
+
+
+def _unbounded_sources(components: Any) -> list[str]:
+    """Leaves that make an unbounded collection out of bounded ones. A script has an end."""
+    return sorted(
+        leaf.unique_name
+        for leaf in components.transforms.values()
+        if not leaf.subtransforms
+        and leaf.spec.urn != phases.TEST_STREAM_URN
+        and any(phases.is_unbounded(components, pcoll) for pcoll in leaf.outputs.values())
+        and not any(phases.is_unbounded(components, pcoll) for pcoll in leaf.inputs.values())
+    )
 
 
 def _keeps_state(transform: Any) -> bool:

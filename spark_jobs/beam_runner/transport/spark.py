@@ -20,7 +20,14 @@ from pyspark.errors import PythonException as PySparkPythonException
 from spark_jobs.beam_runner.bundles.exchange import Parcel
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarning
 from spark_jobs.beam_runner.bundles.worker import Worker
-from spark_jobs.beam_runner.errors import MORE_MEMORY, RunnerError, SessionLostError, StepError, WorkerLostError
+from spark_jobs.beam_runner.errors import (
+    GOES_ON,
+    MORE_MEMORY,
+    RunnerError,
+    SessionLostError,
+    StepError,
+    WorkerLostError,
+)
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
 from spark_jobs.shipping import is_local
@@ -176,7 +183,7 @@ def _failure(context: SparkContext, error: Exception) -> RunnerError:
     if not _is_alive(context):
         return SessionLostError(
             "The job's Spark session is gone: its JVM died or was stopped.",
-            hint="Start the job again with the same checkpoint: it goes on from the last committed epoch.",
+            hint=f"Start the job again. {GOES_ON}",
         )
     # A Python traceback is that of the user's function; else the driver could not send the job, or lost its workers.
     if isinstance(error, PySparkPythonException) or not isinstance(error, Py4JJavaError) or _TRACEBACK in str(error):
@@ -184,7 +191,7 @@ def _failure(context: SparkContext, error: Exception) -> RunnerError:
     cause = str(error).partition("most recent failure: ")[2] or str(error).partition(": ")[2] or str(error)
     return WorkerLostError(
         cause.strip().partition("\n")[0].partition(" Consider setting")[0],
-        hint="The logs of Spark's executors say more; a restart with the same checkpoint goes on from the last epoch.",
+        hint=f"The logs of Spark's executors say more. {GOES_ON}",
     )
 
 

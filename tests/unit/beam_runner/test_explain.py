@@ -78,7 +78,7 @@ def test_json_and_text_do_not_depend_on_the_hash_seed() -> None:
     assert len(hash_seeds.outputs(code, 4)) == 1
 
 
-def explained(capsys: pytest.CaptureFixture[str], *flags: str, publish: bool = True) -> tuple[str, Any]:
+def explained(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[str, Any]:
     pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--streaming", *flags]))
     build(pipeline)
     capsys.readouterr()
@@ -100,11 +100,17 @@ def test_with_a_checkpoint_the_flag_tells_what_a_start_means(
     pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(flags))
     counting_job.build(pipeline, str(tmp_path / "out"), 10, 5)
     pipeline.run().wait_until_finish()
-    document = json.loads(explained(capsys, "--explain=json", f"--checkpoint={tmp_path}/c")[0])
+    printed = {}
+    for form in ("json", "text"):
+        with pytest.raises(SystemExit) as ended:
+            explained(capsys, f"--explain={form}", f"--checkpoint={tmp_path}/c")
+        assert ended.value.code == 3
+        printed[form] = capsys.readouterr().out
+    document = json.loads(printed["json"])
     kinds = {change["step"]: change["kind"] for change in document["changes"]}
     assert (kinds["sums"], kinds["lists"], kinds["quiet"]) == ("unchanged", "new", "incompatible")
     assert document["refused"]
-    assert "unchanged     sums: finds state of" in explained(capsys, "--explain=text", f"--checkpoint={tmp_path}/c")[0]
+    assert "unchanged     sums: finds state of" in printed["text"]
 
 
 def test_what_a_start_would_refuse_has_no_plan() -> None:

@@ -107,6 +107,33 @@ def test_a_stream_keeps_the_state_of_each_combiner_under_its_own_name() -> None:
     assert "greatest" in packed and "least" in packed  # noqa: PT018
 
 
+class MadeUp(beam.PTransform[Any, Any]):
+    """Of a kind that the runner does not know."""
+
+    def __init__(self, urn: str) -> None:
+        super().__init__()
+        self.urn = urn
+
+    def expand(self, source: Any) -> Any:
+        return beam.pvalue.PCollection(source.pipeline)
+
+    def to_runner_api_parameter(self, context: Any) -> Any:
+        return self.urn, None
+
+
+def test_transforms_of_an_unknown_kind_are_refused_all_at_once_by_name() -> None:
+    def build(p: beam.Pipeline) -> None:
+        _ = pairs(p) | "strange" >> MadeUp("beam:transform:made_up:v1")
+        _ = p | "more" >> beam.Create([1]) | "stranger" >> MadeUp("beam:transform:invented:v1")
+
+    with pytest.raises(UnsupportedPipelineError) as refused:
+        plan_of(build)
+    assert refused.value.gaps == [
+        "strange: a transform of the unknown kind beam:transform:made_up:v1",
+        "stranger: a transform of the unknown kind beam:transform:invented:v1",
+    ]
+
+
 def test_gaps_are_refused_all_at_once_by_name() -> None:
     def build(p: beam.Pipeline) -> None:
         _ = p | "remote" >> test_stream.TestStream(endpoint="localhost:1")

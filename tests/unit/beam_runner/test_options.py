@@ -1,0 +1,115 @@
+"""Flags with values that cannot be, and starts that most likely mean something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.errors import CheckpointStoreError, RunnerError
+from tests.faults import counting_job
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["local", "spark"])
+
+
+def run(*flags: str, read: Any = None) -> Any:
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(list(flags)))
+    source = pipeline | "made" >> beam.Create([1])
+    if read is not None:
+        _ = source | "endless" >> beam.ParDo(read).with_output_types(tuple[int, int])
+    return pipeline.run()
+
+
+@TRANSPORTS
+def test_values_that_cannot_be_are_refused_all_at_once_by_flag(transport: str) -> None:
+    wrong = [
+        "--tasks=-3",
+        "--key_groups=0",
+        "--epoch_interval_ms=-5",
+        "--epoch_attempts=0",
+        "--split_after_ms=-1",
+        "--driver_epochs_below_ms=-1",
+        "--spark_conf=bad",
+    ]
+    with pytest.raises(RunnerError) as refused:
+        run(f"--transport={transport}", "--spark_conf=spark.good=1", "--checkpoint=", *wrong)
+    for flag in [*wrong, "--checkpoint="]:
+        assert flag in refused.value.message
+    assert "spark.good" not in refused.value.message
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("explain", [False, True])
+def test_a_place_that_cannot_hold_a_checkpoint_is_refused(tmp_path: Path, transport: str, explain: bool) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        with pytest.raises(CheckpointStoreError, match=r"--checkpoint=.*") as refused:
+            run(
+                f"--transport={transport}",
+                f"--checkpoint={tmp_path / place}",
+                *(["--explain=text"] if explain else []),
+            )
+        assert str(tmp_path / "file") in refused.value.message
+
+
+def test_a_folder_with_other_things_is_no_checkpoint(tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    (place / "photographs").mkdir(parents=True)
+    (place / "lost+found").mkdir()
+    with pytest.raises(CheckpointStoreError, match=r"home is no checkpoint.*photographs"):
+        run("--transport=local", f"--checkpoint={place}")
+    (place / "photographs").rmdir()
+    (place / "job.json").write_text("{}")
+    assert run("--transport=local", f"--checkpoint={place}").state == "DONE"
+
+
+def test_a_batch_that_has_ended_on_its_checkpoint_says_so(tmp_path: Path) -> None:
+    flags = ["--transport=local", f"--checkpoint={tmp_path}/c"]
+    run(*flags)
+    with pytest.raises(RunnerError, match=r"Nothing was run: the batch has ended, at epoch 0 of .*/c") as told:
+        run(*flags)
+    assert "a new --checkpoint" in str(told.value.hint)
+
+
+def test_a_stream_that_has_ended_on_its_checkpoint_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flags = ["--transport=local", "--streaming", f"--checkpoint={tmp_path}/c"]
+    run(*flags).wait_until_finish()
+    assert "Nothing was run" not in caplog.text
+    assert run(*flags).wait_until_finish() == "DONE"
+    assert "Nothing was run: the stream was drained or has read its sources to their end" in caplog.text
+
+
+def test_a_stream_without_a_checkpoint_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run("--transport=local", "--streaming", f"--checkpoint={tmp_path}/c").wait_until_finish()
+    assert "without --checkpoint" not in caplog.text
+    run("--transport=local", "--streaming").wait_until_finish()
+    assert "A stream without --checkpoint" in caplog.text
+
+
+def test_an_unbounded_source_in_a_batch_is_warned_of_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    run("--explain=text", "--streaming", read=counting_job.Count(1, 1))
+    assert "unbounded" not in caplog.text
+    run("--explain=text")
+    assert "unbounded" not in caplog.text
+    run("--explain=text", read=counting_job.Count(1, 1))
+    assert "Without --streaming, a batch reads the unbounded source endless:" in caplog.text
+
+
+@pytest.mark.parametrize(("how", "state"), [("cancel", "CANCELLED"), ("request_stop", "STOPPED")])
+def test_how_a_stream_was_ended_is_its_state(tmp_path: Path, how: str, state: str) -> None:
+    flags = ["--transport=local", "--streaming", f"--checkpoint={tmp_path}/c"]
+    result = run(*flags, read=counting_job.Count(10**9, 1))
+    getattr(result, how)()
+    assert result.wait_until_finish(60_000) == state
+
+
+def test_a_step_to_drop_that_is_not_there_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flags = ["--transport=local", "--streaming", "--until_idle", f"--checkpoint={tmp_path}/c"]
+    for drop, warned in (("made/Impulse", False), ("maed", True)):
+        run(*flags, f"--drop_incompatible={drop}", read=counting_job.Count(1, 1)).wait_until_finish()
+        assert ("there is no maed, or not any more. There are: " in caplog.text) is warned
+    assert "made" in caplog.text.partition("There are: ")[2]
