@@ -23,6 +23,7 @@ from spark_jobs.beam_runner.beam_internals import (
     bundle_processor,
     common_urns,
     is_singleton,
+    main_classes,
     proto_utils,
     row_types,
     translations,
@@ -186,6 +187,7 @@ class _Translation:
             options,
             self.publishers,
             row_types(components),
+            main_classes(),
             None if test_stream is None else self._script(test_stream),
         )
 
