@@ -49,6 +49,8 @@ def spark_session(
         "spark.python.daemon.module": "spark_jobs.python_daemon" if is_local(master) else DAEMON.stem,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_CONFIG}",
     }
+    if is_local(master):  # what is imported from beside the driver's script is imported in its workers, too
+        settings["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(sys.path)
     if is_on_loopback(master):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         settings |= {
