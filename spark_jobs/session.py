@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import ConfigError
 from common.services.jre import java_home
 from spark_jobs.shipping import DAEMON, PROJECT_ROOT, is_local, ship_own_packages
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LOG_CONFIG = Path(__file__).resolve().parent / "log4j2.properties"
+_MASTER = re.compile(r"local(\[[^\]]+\])?|local-cluster\[[^\]]+\]|spark://.+|yarn|k8s://.+")
+_CONNECT_WITHIN_S = 5.0
 _LOOPBACK = frozenset(["localhost", "[::1]"])
 
 
@@ -36,6 +41,7 @@ def spark_session(
     if active is not None:
         return active
     master, conf = master or f"local[{cores or os.cpu_count() or 2}]", conf or {}
+    _require_master(master)
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -49,6 +55,8 @@ def spark_session(
         "spark.python.daemon.module": "spark_jobs.python_daemon" if is_local(master) else DAEMON.stem,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_CONFIG}",
     }
+    if is_local(master):  # what is imported from beside the driver's script is imported in its workers, too
+        settings["spark.executorEnv.PYTHONPATH"] = os.pathsep.join(sys.path)
     if is_on_loopback(master):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         settings |= {
@@ -79,6 +87,32 @@ def is_on_loopback(master: str) -> bool:
         return master.startswith("local")  # in this process, or in a local cluster
     hosts = [address.rpartition(":")[0] for address in master.removeprefix("spark://").split(",")]
     return all(host in _LOOPBACK or host.startswith("127.") for host in hosts)
+
+
+def _require_master(master: str) -> None:
+    """Refuses what Spark would take a minute and pages of a log to refuse, without naming the address."""
+    if not _MASTER.fullmatch(master):
+        raise ConfigError(
+            f"--spark_master={master} is no Spark master",
+            code="bad_master",
+            hint="local[4], spark://host:7077, yarn or k8s://https://host:443",
+        )
+    if not master.startswith("spark://"):
+        return
+    reasons = []
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_WITHIN_S).close()
+        except (OSError, ValueError) as error:
+            reasons.append(f"{address}: {error}")
+        else:
+            return
+    raise ConfigError(
+        f"--spark_master={master} cannot be reached ({'; '.join(reasons)})",
+        code="bad_master",
+        hint="Is the master running, and is this the URL that its page and its log show?",
+    )
 
 
 @contextmanager

@@ -7,6 +7,9 @@ starts by reading this file. Nothing else in `spark_jobs/` may import from `apac
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from apache_beam import coders
@@ -63,7 +66,9 @@ __all__ = [
     "has_teardown",
     "is_singleton",
     "last_us",
+    "load_main_classes",
     "load_row_types",
+    "main_classes",
     "monitoring_infos",
     "operation_urns",
     "prepare_proto",
@@ -158,6 +163,37 @@ def row_types(components: bytes) -> bytes:
 
 def load_row_types(pickled: bytes) -> None:
     SCHEMA_REGISTRY.load_registered_typings(pickler.loads(pickled))
+
+
+def main_classes() -> dict[str, bytes]:
+    """The classes of the script that this process runs, by name, for `load_main_classes` in another process.
+
+    Elements name their class, and pickle looks for it there. Each is pickled for itself: not every one can be.
+    """
+    pickled: dict[str, bytes] = {}
+    for name, value in list(vars(sys.modules["__main__"]).items()):
+        if isinstance(value, type) and value.__module__ == "__main__":
+            with suppress(Exception):
+                pickled[name] = pickler.dumps(value)
+    return pickled
+
+
+def load_main_classes(pickled: dict[str, bytes]) -> None:
+    """Makes them attributes of this process's `__main__`; Beam's pickler gives the same class to DoFns and elements.
+
+    Loaded when asked for: what only the driver needs may not be importable here.
+    """
+    main = vars(sys.modules["__main__"])
+    if pickled.keys() <= main.keys():
+        return  # the driver's own process, or there is nothing to load
+
+    @cache
+    def load(name: str) -> Any:
+        if name not in pickled:
+            raise AttributeError(f"module '__main__' has no attribute {name!r}")
+        return pickler.loads(pickled[name])
+
+    main["__getattr__"] = load
 
 
 def register_operation(urn: str, build: Any) -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, SetupOptions, WorkerOptions
 
+from common.errors import ConfigError
 from spark_jobs.beam_runner.errors import RunnerError
 
+# What they ask for would be silently missing on the workers.
+_OF_OTHER_RUNNERS: dict[type[PipelineOptions], tuple[str, ...]] = {
+    SetupOptions: ("setup_file", "requirements_file", "extra_packages"),
+    PortableOptions: ("environment_type", "environment_config", "environment_options", "job_endpoint"),
+    WorkerOptions: ("worker_harness_container_image", "sdk_container_image"),
+}
 _LEAST = {
     "tasks": 0,
     "key_groups": 1,
@@ -116,4 +123,21 @@ class SparkRunnerOptions(PipelineOptions):
             choices=["spark", "local"],
             default="spark",
             help="spark: levels are Spark tasks. local: the same task code in this process, no Spark (tests).",
+        )
+
+
+def refuse_flags_of_other_runners(options: PipelineOptions) -> None:
+    """Raises ConfigError that names all flags of Beam's packaging and environments that are set."""
+    given = [
+        f"--{name}={value}"
+        for view, names in _OF_OTHER_RUNNERS.items()
+        for name in names
+        if (value := getattr(options.view_as(view), name))
+    ]
+    if given:
+        raise ConfigError(
+            f"SparkRunner has no use for {', '.join(given)}",
+            code="foreign_flag",
+            hint="--py_files=<module, package or wheel> ships your own code; what else the pipeline imports must be "
+            "installed on the workers, in the Python that --spark_conf=spark.pyspark.python=<path> names.",
         )

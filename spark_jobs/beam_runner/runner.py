@@ -23,7 +23,7 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
 from spark_jobs.beam_runner.errors import RunnerError
-from spark_jobs.beam_runner.options import SparkRunnerOptions, require_valid
+from spark_jobs.beam_runner.options import SparkRunnerOptions, refuse_flags_of_other_runners, require_valid
 from spark_jobs.beam_runner.planning.explain import with_changes
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
@@ -61,8 +61,9 @@ class SparkRunner(PipelineRunner):
         self._spark, self._on_epoch, self._is_drain = spark, on_epoch, is_drain
 
     def plan(self, pipeline: Any, options: PipelineOptions | None = None) -> Plan:
-        """What would run, as data. Starts nothing. Raises UnsupportedPipelineError as a start would."""
+        """What would run, as data. Starts nothing. Raises UnsupportedPipelineError or ConfigError as a start would."""
         options = pipeline.options if options is None else options
+        refuse_flags_of_other_runners(options)
         return make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
 
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> FnApiRunnerResult:
@@ -93,10 +94,12 @@ class SparkRunner(PipelineRunner):
             Checkpoint(flags.checkpoint).prepare()  # before Spark starts: the place may not do
         transport = self._transport(flags, plan, has_teardown(pipeline), streaming=streaming)
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
+        checkpoint = Checkpoint(root)
+        checkpoint.prepare()
         loop = EpochLoop(
             plan,
             transport,
-            Checkpoint(root),
+            checkpoint,
             key_groups=flags.key_groups,
             streaming=streaming,
             until_idle=flags.until_idle and streaming,

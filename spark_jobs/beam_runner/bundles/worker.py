@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 
-from spark_jobs.beam_runner.beam_internals import PipelineContext, load_row_types
+from spark_jobs.beam_runner.beam_internals import PipelineContext, load_main_classes, load_row_types
 from spark_jobs.beam_runner.bundles.bundle import ProcessorPool, StageProcessor
 from spark_jobs.beam_runner.bundles.order import EpochOrder
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
@@ -58,6 +58,7 @@ class Worker:
         """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
         if plan.id != self._plan_id:
             load_row_types(plan.row_types)
+            load_main_classes(plan.main_classes)
             self._plan_id = plan.id
         self.finalize(order.committed)
         # What is left of earlier attempts lost: to another attempt of its task or epoch, or to an epoch without news.

@@ -96,6 +96,7 @@ class Plan:
     options: dict[str, object]
     publishers: dict[str, bytes]  # publish label -> pickled publisher
     row_types: bytes  # pickled classes of rows
+    main_classes: dict[str, bytes]  # of the driver's script: name -> pickled
     script: Script | None = None  # of the pipeline's TestStream
 
     @property

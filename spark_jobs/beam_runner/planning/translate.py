@@ -24,6 +24,7 @@ from spark_jobs.beam_runner.beam_internals import (
     bundle_processor,
     common_urns,
     is_singleton,
+    main_classes,
     operation_urns,
     proto_utils,
     row_types,
@@ -217,6 +218,7 @@ class _Translation:
             options,
             self.publishers,
             row_types(components),
+            main_classes(),
             None if test_stream is None else self._script(test_stream),
         )
 

@@ -9,6 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from common.errors import ConfigError
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.errors import CheckpointStoreError, RunnerError
 from tests.faults import counting_job
@@ -113,3 +114,31 @@ def test_a_step_to_drop_that_is_not_there_is_warned_of(tmp_path: Path, caplog: p
         run(*flags, f"--drop_incompatible={drop}", read=counting_job.Count(1, 1)).wait_until_finish()
         assert ("there is no maed, or not any more. There are: " in caplog.text) is warned
     assert "made" in caplog.text.partition("There are: ")[2]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--setup_file=./setup.py",
+        "--requirements_file=requirements.txt",
+        "--environment_type=DOCKER",
+        "--environment_config=image",
+        "--job_endpoint=localhost:8099",
+        "--sdk_container_image=image",
+    ],
+)
+def test_packaging_and_environments_are_refused_by_name(flag: str) -> None:
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--transport=local", flag]))
+    _ = pipeline | beam.Create([1])
+    with pytest.raises(ConfigError) as refused:
+        pipeline.run()
+    assert flag in refused.value.message
+
+
+def test_all_are_named_at_once() -> None:
+    flags = ["--extra_package=a.tar.gz", "--worker_harness_container_image=image", "--requirements_file="]
+    with pytest.raises(ConfigError) as refused:
+        SparkRunner().plan(beam.Pipeline(options=PipelineOptions(flags)))
+    assert "--extra_packages=['a.tar.gz']" in refused.value.message
+    assert "--worker_harness_container_image=image" in refused.value.message
+    assert "requirements_file" not in refused.value.message
