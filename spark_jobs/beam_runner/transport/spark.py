@@ -10,7 +10,9 @@ import logging
 import pickle
 import re
 import time
+import uuid
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,7 @@ _EXECUTORS_WITHIN_S = 60.0
 _LOST_TASK = re.compile(r"Lost task (\d+)\.\d+ in stage (\d+)\.")
 _STATUS_WITHIN_S = 2.0
 _TRACEBACK = "Traceback (most recent call last)"
+_ended: deque[str] = deque(maxlen=100)  # the last jobs that did: workers hear of it from those that come after them
 
 
 class SparkTransport:
@@ -57,6 +60,7 @@ class SparkTransport:
         self._has_teardown, self._processes = has_teardown, set[str]()
         self._plan: tuple[str, Broadcast[Plan]] | None = None
         self._warned: set[WorkerWarning] = set()
+        self._job_id = uuid.uuid4().hex
 
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         packed = self._packed(order)
@@ -92,7 +96,9 @@ class SparkTransport:
         for level in range(first_level, plan.levels):
             if level > first_level:
                 rdd = rdd.partitionBy(self.partitions, int).values()
-            rdd = rdd.mapPartitionsWithIndex(_level_task(shared, packed, level, last=level == plan.levels - 1))
+            rdd = rdd.mapPartitionsWithIndex(
+                _level_task(self._job_id, shared, packed, level, last=level == plan.levels - 1)
+            )
         return rdd
 
     def _located(self, failure: RunnerError, plan: Plan, order: EpochOrder, first_level: int) -> RunnerError:
@@ -116,11 +122,12 @@ class SparkTransport:
 
     def _tell_workers(self, processes: set[str], tell: Callable[[Worker], None]) -> None:
         """Spark does not place a task in a process: a task for each, and again if one got two of them."""
+        job = self._job_id
 
         def run_task(_: Iterable[int]) -> Iterator[str]:
             from spark_jobs.beam_runner.transport import spark_worker
 
-            yield spark_worker.tell(tell)
+            yield spark_worker.tell(spark_worker.worker_of(job, ()), tell)
 
         left = set(processes)
         for _ in range(_TELL_ATTEMPTS):
@@ -157,6 +164,7 @@ class SparkTransport:
             self._tell_workers(self._processes, lambda worker: worker.close())
         if self._plan is not None:
             self._plan[1].destroy()
+        _ended.append(self._job_id)
 
 
 def _cores(context: SparkContext) -> int:
@@ -217,13 +225,16 @@ def _is_alive(context: SparkContext) -> bool:
 
 
 def _level_task(
-    plan: Broadcast[Plan], order: bytes | Broadcast[bytes], level: int, *, last: bool
+    job: str, plan: Broadcast[Plan], order: bytes | Broadcast[bytes], level: int, *, last: bool
 ) -> Callable[[int, Iterable[Sent]], Iterator[Any]]:
+    ended = tuple(_ended)
+
     def run_task(part: int, sent: Iterable[Sent]) -> Iterator[Any]:
         # Imported in the worker: cloudpickle would copy a module global that a nested function uses.
         from spark_jobs.beam_runner.transport import spark_worker
 
         unpacked = pickle.loads(order if isinstance(order, bytes) else order.value)
-        return spark_worker.run_task(plan.value, unpacked, level, part, sent, last=last)
+        worker = spark_worker.worker_of(job, ended)
+        return spark_worker.run_task(worker, plan.value, unpacked, level, part, sent, last=last)
 
     return run_task

@@ -1,7 +1,8 @@
-"""What runs in Spark's Python workers. One `Worker` per process outlives the tasks: Spark reuses its processes."""
+"""What runs in Spark's Python workers. A `Worker` a job and process outlives tasks: Spark reuses its processes."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
 import time
@@ -17,7 +18,7 @@ from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import TaskRun
 
-WORKER = Worker()
+_workers: dict[str, Worker] = {}  # by job: one session may run several side by side
 # What a task gathers is a list per key, none of it garbage before it ends: with Python's threshold of 700 objects the
 # collector took a third of a task's time. The process is ours alone.
 gc.set_threshold(50_000, 10, 10)
@@ -25,8 +26,17 @@ Sent = tuple[int | None, Parcel, list[TaskRun]]  # attempt that sent it, piece o
 _MOST_WARNINGS = 100  # of one task: a warning that names the element would fill the report
 
 
+def worker_of(job: str, ended: Iterable[str]) -> Worker:
+    """The job's worker in this process. Those of jobs that have ended are closed."""
+    for other in ended:
+        if other in _workers:
+            with contextlib.suppress(Exception):  # of its DoFns' teardown: no concern of this job
+                _workers.pop(other).close()
+    return _workers.setdefault(job, Worker())
+
+
 def run_task(
-    plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
+    worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
 ) -> Iterator[TaskRun | tuple[int, Sent]]:
     """Yields (target partition, piece of a parcel) for the next level; the last yields the runs of all levels.
 
@@ -34,7 +44,7 @@ def run_task(
     yielded, so it is not pickled here: that would be another copy of all bytes on each side.
     """
     try:
-        yield from _run_task(plan, order, level, part, sent, last=last)
+        yield from _run_task(worker, plan, order, level, part, sent, last=last)
     except Exception as error:
         if not getattr(error, "__notes__", ()):  # not in a bundle, which names itself
             error.add_note(
@@ -44,7 +54,7 @@ def run_task(
 
 
 def _run_task(
-    plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
+    worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
 ) -> Iterator[TaskRun | tuple[int, Sent]]:
     parcels, read = [], {}
     runs: list[TaskRun] = []
@@ -56,7 +66,7 @@ def _run_task(
     # Process-wide, which is safe here only: a Python worker runs one task at a time.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # once a place and task, also for what Beam wants told once a process
-        out, report = run_level(WORKER, plan, order, level, part, open_parcels(parcels))
+        out, report = run_level(worker, plan, order, level, part, open_parcels(parcels))
     report.warnings = [_portable(warning) for warning in caught[:_MOST_WARNINGS]]
     this = TaskContext.get().taskAttemptId()
     runs.append(TaskRun(level, part, this, read, report))
@@ -70,11 +80,11 @@ def _run_task(
             carried_on = []
 
 
-def tell(action: Callable[[Worker], None]) -> str:
-    """-> the name of this process's worker, after `action`. Takes long enough for other processes to get their task."""
-    action(WORKER)
+def tell(worker: Worker, action: Callable[[Worker], None]) -> str:
+    """-> the name of the worker, after `action`. Takes long enough for other processes to get their task."""
+    action(worker)
     time.sleep(0.02)
-    return WORKER.name
+    return worker.name
 
 
 def _portable(caught: warnings.WarningMessage) -> WorkerWarning:

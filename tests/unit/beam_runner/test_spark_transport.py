@@ -14,8 +14,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarning
+from spark_jobs.beam_runner.bundles.worker import Worker
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochLoop
+from spark_jobs.beam_runner.transport.local import LocalTransport
 from spark_jobs.beam_runner.transport.spark import SparkTransport
+from spark_jobs.beam_runner.transport.spark_worker import worker_of
 from spark_jobs.session import active_session, spark_session
 from tests.faults import counting_job
 
@@ -28,6 +32,48 @@ def test_warnings_that_never_end_are_not_all_kept() -> None:
             transport._warn([Report(warnings=[WorkerWarning(f"element {number}", UserWarning, "step.py", 7)])])
     messages = [str(warning.message) for warning in shown]
     assert len(messages) == len(set(messages)) == len(transport._warned) == 1000
+
+
+CALLS: list[str] = []
+
+
+class Told(beam.DoFn):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def setup(self) -> None:
+        CALLS.append(f"{self.name} setup")
+
+    def process(self, element: int, finalizer: Any = beam.DoFn.BundleFinalizerParam) -> None:
+        finalizer.register(lambda: CALLS.append(f"{self.name} final"))
+
+    def teardown(self) -> None:
+        CALLS.append(f"{self.name} teardown")
+
+
+def test_jobs_in_one_session_leave_each_others_stages_alone(tmp_path: Path) -> None:
+    """Their tasks meet in the same Python processes."""
+    CALLS.clear()
+
+    def epoch(job: str, ended: tuple[str, ...] = ()) -> tuple[Worker, list[Report]]:
+        """A bundle of the job in this process, as its task runs it."""
+        transport = LocalTransport(1)
+        transport._workers = [worker_of(job, ended)]
+        pipeline = beam.Pipeline()
+        _ = pipeline | beam.Create([1]) | beam.ParDo(Told(job))
+        loop = EpochLoop(SparkRunner().plan(pipeline), transport, Checkpoint(tmp_path / job), key_groups=1)
+        order = loop._order([], 0)
+        reports = transport.run(loop._plan, order, *loop._first_parcels([], None, order))
+        return transport._workers[0], reports
+
+    first, reports = epoch("one")
+    epoch("other")
+    assert CALLS == ["one setup", "other setup"]
+    first.finalize([report.awaits_commit for report in reports])
+    assert CALLS[2:] == ["one final"]
+    worker_of("other", ["one"])
+    assert CALLS[3:] == ["one teardown"]
+    assert worker_of("one", ()) is not first
 
 
 @pytest.mark.slow
