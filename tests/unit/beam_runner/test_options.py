@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.errors import CheckpointStoreError, RunnerError
 from tests.faults import counting_job
 
@@ -113,3 +115,16 @@ def test_a_step_to_drop_that_is_not_there_is_warned_of(tmp_path: Path, caplog: p
         run(*flags, f"--drop_incompatible={drop}", read=counting_job.Count(1, 1)).wait_until_finish()
         assert ("there is no maed, or not any more. There are: " in caplog.text) is warned
     assert "made" in caplog.text.partition("There are: ")[2]
+
+
+def test_the_page_has_every_flag_with_its_default() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    SparkRunnerOptions._add_argparse_args(parser)
+    page = (Path(__file__).parents[3] / "docs/spark-runner.md").read_text()
+    told = dict(re.findall(r"^\| `--(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert told.pop("streaming") == "off"
+    assert told.keys() == {action.dest for action in parser._actions}
+    for action in parser._actions:
+        if isinstance(action.default, (int, str)):
+            shown = "off" if action.default is False else str(action.default)
+            assert told[action.dest].strip("`") == shown, action.dest
