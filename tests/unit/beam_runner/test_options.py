@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from common.errors import ConfigError
-from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.errors import CheckpointStoreError, RunnerError
 from tests.faults import counting_job
 
@@ -142,3 +144,16 @@ def test_all_are_named_at_once() -> None:
     assert "--extra_packages=['a.tar.gz']" in refused.value.message
     assert "--worker_harness_container_image=image" in refused.value.message
     assert "requirements_file" not in refused.value.message
+
+
+def test_the_page_has_every_flag_with_its_default() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    SparkRunnerOptions._add_argparse_args(parser)
+    page = (Path(__file__).parents[3] / "docs/spark-runner.md").read_text()
+    told = dict(re.findall(r"^\| `--(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert told.pop("streaming") == "off"
+    assert told.keys() == {action.dest for action in parser._actions}
+    for action in parser._actions:
+        if isinstance(action.default, (int, str)):
+            shown = "off" if action.default is False else str(action.default)
+            assert told[action.dest].strip("`") == shown, action.dest
