@@ -102,6 +102,10 @@ class EpochLoop:
 
     def run(self) -> None:
         """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised."""
+        if self.manifest.epoch < 0:
+            _log.info("The job starts at epoch 0.")
+        else:
+            _log.info("The job goes on after epoch %d of %s.", self.manifest.epoch, self._checkpoint.url)
         try:
             self._publish(self.manifest)
             while not self.manifest.done and not self._stop.is_set():
@@ -121,6 +125,12 @@ class EpochLoop:
             finally:
                 self._publisher.shutdown()
                 self._transport.close()
+        _log.info("The job is %s after epoch %d.", self._ending(), self.manifest.epoch)
+
+    def _ending(self) -> str:
+        if self.manifest.done:
+            return "drained" if self.manifest.draining else "done"
+        return "stopped" if self._stop.is_set() else "idle"
 
     # ---- start
     def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
@@ -215,6 +225,7 @@ class EpochLoop:
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
             live = manifest.live_files() | files_to_roll_back(self._checkpoint)
             self._checkpoint.collect_garbage(manifest.epoch, live)
+        _log.info("Epoch %d took %.1f s.", manifest.epoch, time.monotonic() - started)
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
