@@ -10,7 +10,10 @@ logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns ab
 
 from pyspark.daemon import manager  # noqa: E402
 
-import spark_jobs.beam_runner.transport.spark_worker  # noqa: E402, F401
+from spark_jobs.beam_runner.transport.spark_worker import LogFormat  # noqa: E402
+
+for handler in logging.getLogger().handlers:  # stderr, which Spark forwards to the driver's on a local master
+    handler.setFormatter(LogFormat())
 
 # PySpark collects garbage after each task. With Beam's 160,000 objects that is 80 ms of a core, more than a small task.
 gc.freeze()

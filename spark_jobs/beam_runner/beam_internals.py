@@ -33,7 +33,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult as FnApiRunnerResult
 from apache_beam.runners.portability.fn_api_runner.translations import Stage, TransformContext
 from apache_beam.runners.runner import PipelineRunner, PipelineState
-from apache_beam.runners.worker import bundle_processor, operation_specs, operations
+from apache_beam.runners.worker import bundle_processor, operation_specs, operations, statesampler
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler
 from apache_beam.transforms.core import CombineFn, DoFn, ParDo, Windowing
@@ -63,6 +63,7 @@ __all__ = [
     "bundle_processor",
     "combine_fn",
     "common_urns",
+    "current_step",
     "has_teardown",
     "is_singleton",
     "last_us",
@@ -194,6 +195,13 @@ def load_main_classes(pickled: dict[str, bytes]) -> None:
         return pickler.loads(pickled[name])
 
     main["__getattr__"] = load
+
+
+def current_step() -> str | None:
+    """Label of the transform that this thread runs, if it runs one."""
+    tracker = statesampler.get_current_tracker()
+    state = tracker.current_state() if tracker is not None else None
+    return (state.name_context.step_name or None) if state is not None and state.name_context is not None else None
 
 
 def register_operation(urn: str, build: Any) -> None:

@@ -108,6 +108,10 @@ class EpochLoop:
         batch raises RunnerError: its input may be another one by now, and nothing of it would be read.
         """
         has_ended = self.manifest.done
+        if self.manifest.epoch < 0:
+            _log.info("The job starts at epoch 0.")
+        else:
+            _log.info("The job goes on after epoch %d of %s.", self.manifest.epoch, self._checkpoint.url)
         try:
             self._publish(self.manifest)
             while not self.manifest.done and not self._stop.is_set():
@@ -128,8 +132,14 @@ class EpochLoop:
             finally:
                 self._publisher.shutdown()
                 self._transport.close()
+        _log.info("The job is %s after epoch %d.", self._ending(), self.manifest.epoch)
         if has_ended:
             self._say_that_it_has_ended()
+
+    def _ending(self) -> str:
+        if self.manifest.done:
+            return "drained" if self.manifest.draining else "done"
+        return "stopped" if self._stop.is_set() else "idle"
 
     # ---- start
     def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
@@ -248,6 +258,7 @@ class EpochLoop:
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
             live = manifest.live_files() | files_to_roll_back(self._checkpoint)
             self._checkpoint.collect_garbage(manifest.epoch, live)
+        _log.info("Epoch %d took %.1f s.", manifest.epoch, time.monotonic() - started)
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True

@@ -228,11 +228,13 @@ def _level_task(
     job: str, plan: Broadcast[Plan], order: bytes | Broadcast[bytes], level: int, *, last: bool
 ) -> Callable[[int, Iterable[Sent]], Iterator[Any]]:
     ended = tuple(_ended)
+    log_level = logging.getLogger().level  # workers say as much as the driver
 
     def run_task(part: int, sent: Iterable[Sent]) -> Iterator[Any]:
         # Imported in the worker: cloudpickle would copy a module global that a nested function uses.
         from spark_jobs.beam_runner.transport import spark_worker
 
+        logging.getLogger().setLevel(log_level)
         unpacked = pickle.loads(order if isinstance(order, bytes) else order.value)
         worker = spark_worker.worker_of(job, ended)
         return spark_worker.run_task(worker, plan.value, unpacked, level, part, sent, last=last)

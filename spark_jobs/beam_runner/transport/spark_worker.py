@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import pickle
 import time
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pyspark import TaskContext
 
+from spark_jobs.beam_runner.beam_internals import current_step
 from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
 from spark_jobs.beam_runner.bundles.order import EpochOrder, WorkerWarning
 from spark_jobs.beam_runner.bundles.task import run_level
@@ -35,6 +37,16 @@ def worker_of(job: str, ended: Iterable[str]) -> Worker:
     return _workers.setdefault(job, Worker())
 
 
+class LogFormat(logging.Formatter):
+    """Of what a worker writes to stderr: names the epoch and the step."""
+
+    epoch = -1
+
+    def format(self, record: logging.LogRecord) -> str:
+        where = ", ".join([f"epoch {self.epoch}", *filter(None, [current_step()])])
+        return f"{record.levelname}:{record.name}:[{where}] {super().format(record)}"
+
+
 def run_task(
     worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
 ) -> Iterator[TaskRun | tuple[int, Sent]]:
@@ -43,6 +55,7 @@ def run_task(
     Runs of earlier levels travel along in the parcel that a partition sends to itself. Spark's worker pickles what is
     yielded, so it is not pickled here: that would be another copy of all bytes on each side.
     """
+    LogFormat.epoch = order.epoch
     try:
         yield from _run_task(worker, plan, order, level, part, sent, last=last)
     except Exception as error:
