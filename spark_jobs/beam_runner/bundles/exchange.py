@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.clock import MIN_US
 
-# Spark's Python worker pickles some 20 records at a time. Above 32 MiB malloc maps memory anew for each: twice the time.
+# Spark's Python worker pickles some 20 records at a time. Above 32 MiB malloc maps memory anew: twice the time.
 PIECE_BYTES = 1 << 20
 
 Row = tuple[int, bytes, bytes]
