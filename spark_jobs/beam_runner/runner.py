@@ -82,8 +82,9 @@ class SparkRunner(PipelineRunner):
                 text = plan.explain(flags.explain)
             else:
                 changes = compare(manifest, plan)
-                text = with_changes(plan, changes, flags.explain)
-                problems = refused(changes, flags.drop_incompatible or ())
+                accepted = flags.drop_incompatible or ()
+                text = with_changes(plan, changes, flags.explain, accepted)
+                problems = refused(changes, accepted)
             sys.stdout.write(text + "\n")
             if problems:
                 raise SystemExit(REFUSED)

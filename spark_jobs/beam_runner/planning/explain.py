@@ -102,10 +102,10 @@ def _quoted(label: str) -> str:
 FORMS: Mapping[str, Callable[[Plan], str]] = {"text": to_text, "json": to_json, "mermaid": to_mermaid}
 
 
-def with_changes(plan: Plan, changes: Collection[Change], form: str) -> str:
+def with_changes(plan: Plan, changes: Collection[Change], form: str, accepted: Collection[str] = ()) -> str:
     """The plan and, for each step, what a start on a checkpoint means: in `text` below, in `mermaid` as comments."""
     if form == "json":
-        problems = refused(changes)
+        problems = refused(changes, accepted)
         document = {**to_document(plan), "changes": [asdict(c) for c in changes], "refused": bool(problems)}
         return json.dumps(document, indent=2)
     if form == "mermaid":

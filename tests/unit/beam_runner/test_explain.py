@@ -12,9 +12,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import window
 
 from beam_pipelines.io.publish import Publish
-from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner import SparkRunner, runner
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
 from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, IMPULSE, KEYED, SHUFFLE, Plan
+from spark_jobs.beam_runner.planning.upgrade import INCOMPATIBLE, Change
 from tests.faults import counting_job
 from tests.unit.beam_runner import hash_seeds
 
@@ -111,6 +113,24 @@ def test_with_a_checkpoint_the_flag_tells_what_a_start_means(
     assert (kinds["sums"], kinds["lists"], kinds["quiet"]) == ("unchanged", "new", "incompatible")
     assert document["refused"]
     assert "unchanged     sums: finds state of" in printed["text"]
+
+
+@pytest.mark.parametrize(("drop", "ends"), [("other", 3), ("sums", None)])
+def test_what_is_dropped_does_not_refuse_the_start(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: str, ends: int | None
+) -> None:
+    lost = Change("sums", INCOMPATIBLE, "another coder", "state of 4 key groups")
+    monkeypatch.setattr(runner, "last_manifest", lambda _: Manifest())
+    monkeypatch.setattr(runner, "compare", lambda *_: [lost])
+    flags = ("--explain=json", f"--checkpoint={tmp_path}/c", f"--drop_incompatible={drop}")
+    if ends is None:
+        out, _ = explained(capsys, *flags)
+    else:
+        with pytest.raises(SystemExit) as ended:
+            explained(capsys, *flags)
+        assert ended.value.code == ends
+        out = capsys.readouterr().out
+    assert json.loads(out)["refused"] is (ends is not None)
 
 
 def test_what_a_start_would_refuse_has_no_plan() -> None:
