@@ -16,6 +16,7 @@ import itertools
 import logging
 import struct
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,13 @@ class TimerService:
                 timer_id = TimerId(transform, family, timer.dynamic_timer_tag, window, key).encode()
                 expiry = expiry_us(last_us(timer.windows[0]), self._lateness_us)
                 goes_on = domain == REAL_TIME and isinstance(timer.windows[0], GlobalWindow)
-                if timer.clear_bit or (at_us >= expiry and not goes_on):
+                is_too_late = at_us >= expiry and not goes_on
+                if is_too_late and not timer.clear_bit:
+                    name = family.removeprefix("ts-")
+                    warnings.warn(
+                        f"{transform}: timer {name!r} was set when its window had expired: dropped", stacklevel=1
+                    )
+                if timer.clear_bit or is_too_late:
                     self._groups[number].drop(TIMER, b"", timer_id)
                 else:
                     fire = timer.fire_timestamp.micros
