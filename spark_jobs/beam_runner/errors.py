@@ -10,7 +10,7 @@ MORE_MEMORY = (
     "more --tasks, so that each holds less at a time; or more memory for each: fewer cores on a machine, or a larger "
     "spark.executor.pyspark.memory if it is set"
 )
-
+SHARED_PLACE = "--checkpoint=<a folder that the driver and all workers see at the same path, or gs://bucket/path>"
 GOES_ON = "A job with a --checkpoint goes on from its last committed epoch, others begin anew."
 
 

@@ -22,7 +22,7 @@ from spark_jobs.beam_runner.beam_internals import (
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
-from spark_jobs.beam_runner.errors import RunnerError
+from spark_jobs.beam_runner.errors import SHARED_PLACE, RunnerError
 from spark_jobs.beam_runner.options import SparkRunnerOptions, refuse_flags_of_other_runners, require_valid
 from spark_jobs.beam_runner.planning.explain import with_changes
 from spark_jobs.beam_runner.planning.plan import Plan
@@ -93,9 +93,9 @@ class SparkRunner(PipelineRunner):
             _log.warning("A stream without --checkpoint: its state and positions are gone when it stops.")
         if flags.checkpoint:
             Checkpoint(flags.checkpoint).prepare()  # before Spark starts: the place may not do
-        transport = self._transport(flags, plan, has_teardown(pipeline), streaming=streaming)
+        transport = self._transport(flags, has_teardown(pipeline), streaming=streaming)
         root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
-        checkpoint = Checkpoint(root)
+        checkpoint = Checkpoint(root, is_shared=bool(flags.checkpoint) or self._is_on_one_machine(flags))
         checkpoint.prepare()
         loop = EpochLoop(
             plan,
@@ -116,7 +116,7 @@ class SparkRunner(PipelineRunner):
             result.wait_until_finish()
         return result
 
-    def _transport(self, flags: Any, plan: Plan, has_teardown: bool, *, streaming: bool) -> Transport:
+    def _transport(self, flags: Any, has_teardown: bool, *, streaming: bool) -> Transport:
         if flags.transport == "local":
             return LocalTransport(flags.tasks or 2)
         # Imported here: the local transport works without Spark.
@@ -126,9 +126,10 @@ class SparkRunner(PipelineRunner):
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
         self._spark = self._spark or active_session()
-        if not flags.checkpoint:
-            _require_one_machine(
-                self._spark.sparkContext.master if self._spark else flags.spark_master, plan, streaming
+        if streaming and not flags.checkpoint and not self._is_on_one_machine(flags):
+            raise RunnerError(
+                f"A stream on {self._master(flags)} has no --checkpoint that its workers could share.",
+                hint=SHARED_PLACE,
             )
         if self._spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
@@ -143,19 +144,16 @@ class SparkRunner(PipelineRunner):
             limit_ms = DRIVER_EPOCHS_BELOW_MS if is_local(context.master) else 0
         return AdaptiveTransport(transport, limit_ms / 1000) if streaming and limit_ms else transport
 
+    def _master(self, flags: Any) -> str | None:
+        master: str | None = self._spark.sparkContext.master if self._spark else flags.spark_master
+        return master
 
-def _require_one_machine(master: str | None, plan: Plan, streaming: bool) -> None:
-    """Refuses what needs files that all workers see. Those of a batch are side inputs, if they are not small."""
-    from spark_jobs.session import is_on_loopback
+    def _is_on_one_machine(self, flags: Any) -> bool:
+        """Whether all tasks see the files of this machine."""
+        from spark_jobs.session import is_on_loopback
 
-    readers = [side.transform for stage in plan.stages for side in stage.sides]
-    if master is None or is_on_loopback(master) or not (streaming or readers):
-        return
-    what = "A stream" if streaming else f"A batch with side inputs (read by {', '.join(sorted(set(readers)))})"
-    raise RunnerError(
-        f"{what} on {master} has no --checkpoint that its workers could share.",
-        hint="--checkpoint=<a folder that the driver and all workers see at the same path, or gs://bucket/path>",
-    )
+        master = self._master(flags)
+        return flags.transport == "local" or master is None or is_on_loopback(master)
 
 
 class SparkRunnerResult(FnApiRunnerResult):

@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 
 from spark_jobs.beam_runner.checkpoint.store import DRAFT, open_store
-from spark_jobs.beam_runner.errors import CheckpointError, FencedError, way_back
+from spark_jobs.beam_runner.errors import SHARED_PLACE, CheckpointError, FencedError, way_back
 
 EPOCHS, STATE, SIDE = "epochs", "state", "side"
 
@@ -30,10 +30,14 @@ _CHECKSUM = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
 
 class Checkpoint:
-    """Access to one checkpoint: a path, or `gs://bucket/path`. Picklable: tasks open it by address."""
+    """Access to one checkpoint: a path, or `gs://bucket/path`. Picklable: tasks open it by address.
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.store = open_store(root)
+    `is_shared`: all tasks see the same files. If not, as in a batch on a cluster without `--checkpoint`, none can be
+    written: what little a batch leaves for other tasks travels with the job.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, is_shared: bool = True) -> None:
+        self.store, self._is_shared = open_store(root), is_shared
 
     @property
     def url(self) -> str:
@@ -92,7 +96,16 @@ class Checkpoint:
 
     # ---- data files
     def write(self, folder: str, epoch: int, suffix: str, data: bytes) -> str:
-        """Writes a new file and returns its name, which no other attempt shares."""
+        """Writes a new file and returns its name, which no other attempt shares.
+
+        Raises CheckpointError if the place is not shared.
+        """
+        if not self._is_shared:
+            raise CheckpointError(
+                f"A task has {len(data):,} bytes for others, more than travels with the job, and there is no place "
+                "that all workers share.",
+                hint=SHARED_PLACE,
+            )
         name = f"{epoch:09d}-{uuid.uuid4().hex[:16]}-{zlib.crc32(data):08x}.{suffix}"
         self.store.write(f"{folder}/{name}", data)
         return name

@@ -11,11 +11,12 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
 
 from common.errors import ConfigError
 from spark_jobs import shipping
 from spark_jobs.beam_runner import SparkRunner
-from spark_jobs.beam_runner.errors import RunnerError
+from spark_jobs.beam_runner.errors import SHARED_PLACE, CheckpointError, RunnerError
 from spark_jobs.session import is_on_loopback
 
 
@@ -87,46 +88,38 @@ def test_where_a_master_is(master: str, local: bool, loopback: bool) -> None:
     assert (shipping.is_local(master), is_on_loopback(master)) == (local, loopback)
 
 
-def with_side(p: beam.Pipeline) -> None:
-    factor = p | "side" >> beam.Create([2])
-    _ = p | beam.Create([1]) | "multiply" >> beam.Map(lambda x, y: x * y, beam.pvalue.AsSingleton(factor))
-
-
-def without_side(p: beam.Pipeline) -> None:
-    _ = p | beam.Create([("a", 1)]) | beam.GroupByKey()
-
-
 @pytest.mark.parametrize("is_mine", [True, False], ids=["own session", "by flag"])
-@pytest.mark.parametrize(
-    ("build", "flags", "names"),
-    [(without_side, ["--streaming"], "A stream"), (with_side, [], "A batch with side inputs (read by multiply)")],
-    ids=["stream", "side input"],
-)
-def test_what_workers_have_to_share_needs_a_checkpoint_on_a_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, flags: list[str], names: str, is_mine: bool
+def test_a_stream_on_a_cluster_needs_a_checkpoint_that_workers_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_mine: bool
 ) -> None:
     """Said before a session is started, or anything is run in it. Leaves nothing."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("spark_jobs.session.active_session", lambda: None)
     monkeypatch.setattr("spark_jobs.session.spark_session", lambda **_: pytest.fail("a session was started"))
     session: Any = SimpleNamespace(sparkContext=SimpleNamespace(master="spark://head:7077"))
-    flags = flags if is_mine else [*flags, "--spark_master=spark://head:7077"]
+    flags = ["--streaming"] if is_mine else ["--streaming", "--spark_master=spark://head:7077"]
     pipeline = beam.Pipeline(runner=SparkRunner(session if is_mine else None), options=PipelineOptions(flags))
-    build(pipeline)
+    _ = pipeline | beam.Create([1])
     with pytest.raises(RunnerError) as refused:
         pipeline.run()
     assert not list(tmp_path.glob("beam-checkpoint-*"))
-    assert refused.value.message == f"{names} on spark://head:7077 has no --checkpoint that its workers could share."
+    assert refused.value.message == "A stream on spark://head:7077 has no --checkpoint that its workers could share."
 
 
-def test_a_batch_without_side_inputs_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(**_: Any) -> Any:
-        raise RuntimeError("as far as a session")
-
-    monkeypatch.setattr("spark_jobs.session.active_session", lambda: None)
-    monkeypatch.setattr("spark_jobs.session.spark_session", started)
-    flags = PipelineOptions(["--spark_master=spark://head:7077"])
-    pipeline = beam.Pipeline(runner=SparkRunner(), options=flags)
-    without_side(pipeline)
-    with pytest.raises(RuntimeError, match="as far as a session"):
+@pytest.mark.parametrize(("count", "fits"), [(10, True), (3000, False)])
+def test_a_batch_on_a_cluster_without_a_checkpoint_may_have_small_side_inputs(
+    monkeypatch: pytest.MonkeyPatch, count: int, fits: bool
+) -> None:
+    """One machine plays the cluster: in a batch nothing but a large side input is written to files."""
+    monkeypatch.setattr(SparkRunner, "_is_on_one_machine", lambda *_: False)
+    pipeline = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--transport=local"]))
+    large = pipeline | "large" >> beam.Create(["x" * 1000] * count)
+    keyed = pipeline | "keyed" >> beam.Create([("a", 1), ("a", 2)])
+    read = keyed | beam.CombinePerKey(sum) | beam.Map(lambda pair, seen: (*pair, len(seen)), beam.pvalue.AsList(large))
+    assert_that(read, equal_to([("a", 3, count)]))
+    if fits:
         pipeline.run()
+        return
+    with pytest.raises(CheckpointError, match="more than travels with the job") as refused:
+        pipeline.run()
+    assert refused.value.hint == SHARED_PLACE
