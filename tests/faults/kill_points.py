@@ -90,11 +90,13 @@ def _stage_file(original: Any, *args: Any) -> Any:
     return path
 
 
-def _run_task(original: Any, plan: Any, order: Any, level: int, part: int, packed: Any, *, last: bool) -> Iterator[Any]:
+def _run_task(
+    original: Any, worker: Any, plan: Any, order: Any, level: int, part: int, sent: Any, *, last: bool
+) -> Iterator[Any]:
     kills.attempted(order.epoch, level, part)
     if last and part >= LATE_PART:
         kills.reached(kills.LATE_TASK, order.epoch)
-    yield from original(plan, order, level, part, packed, last=last)
+    yield from original(worker, plan, order, level, part, sent, last=last)
     if last:
         kills.reached(kills.AFTER_RESULT, _Now.epoch)
 
