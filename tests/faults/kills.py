@@ -114,6 +114,8 @@ def _find(victim: str, root: Path) -> psutil.Process | None:
 
 
 def _mine(process: psutil.Process, root: Path, program: str) -> psutil.Process | None:
+    if process.pid == 1:  # init, whose environment may not be read
+        return None
     return _is(process, program) if process.environ().get(ROOT_VARIABLE) == str(root) else None
 
 
