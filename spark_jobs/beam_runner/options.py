@@ -16,6 +16,7 @@ _OF_OTHER_RUNNERS: dict[type[PipelineOptions], tuple[str, ...]] = {
     PortableOptions: ("environment_type", "environment_config", "environment_options", "job_endpoint"),
     WorkerOptions: ("worker_harness_container_image", "sdk_container_image"),
 }
+_SAY_NOTHING = ("LOOPBACK", "embed")  # no environment, no job server: so it is here
 _LEAST = {
     "tasks": 0,
     "key_groups": 1,
@@ -132,7 +133,7 @@ def refuse_flags_of_other_runners(options: PipelineOptions) -> None:
         f"--{name}={value}"
         for view, names in _OF_OTHER_RUNNERS.items()
         for name in names
-        if (value := getattr(options.view_as(view), name))
+        if (value := getattr(options.view_as(view), name)) and value not in _SAY_NOTHING
     ]
     if given:
         raise ConfigError(

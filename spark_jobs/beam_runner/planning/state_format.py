@@ -163,7 +163,9 @@ def _row_words(schema: schema_pb2.Schema) -> str:
 
 
 def _type_words(field: schema_pb2.FieldType) -> str:
-    kind = str(field.WhichOneof("type_info"))
+    kind = field.WhichOneof("type_info")
+    if kind is None:  # of a type hint that says nothing
+        return "any"
     value: Any = getattr(field, kind)
     if kind == "atomic_type":
         words = str(schema_pb2.AtomicType.Name(value)).lower()

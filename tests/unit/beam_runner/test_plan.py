@@ -201,3 +201,11 @@ def test_names_of_stages_with_state_do_not_depend_on_the_hash_seed() -> None:
     seen = hash_seeds.outputs(PRINT_PLAN, 3)
     assert len(seen) == 1
     assert "remember" in seen.pop()
+
+
+def test_rows_with_fields_of_any_type_have_a_state_format() -> None:
+    """Beam gives a field whose type it cannot tell no type at all."""
+    rows = beam.Map(lambda x: beam.Row(known=x, sign=x // abs(x) if x else 0))
+    plan = plan_of(lambda p: p | beam.Create(range(3)) | beam.Map(int) | rows | beam.GroupBy("sign"))
+    (group,) = [stage for stage in plan.stages if stage.keeps_state]
+    assert "pythonsdk_any:v1(any)" in group.state_format
