@@ -58,9 +58,9 @@ def make_runner(plan: RunnerPlan) -> tuple[Any, PipelineOptions]:
             flags += ["--streaming", f"--checkpoint={plan.checkpoint}"]
             flags += ["--until_idle"] if plan.until_idle else []
         options = _options(flags)
-        master = options.view_as(SparkRunnerOptions).spark_master
-        if master and not is_local(master):  # the runner ships itself only
-            options = _options([*flags, f"--py_files={Path(__file__).parent}"])
+        ours = options.view_as(SparkRunnerOptions)
+        if ours.spark_master and not is_local(ours.spark_master):  # the runner ships itself only
+            ours.py_files = [*(ours.py_files or ()), str(Path(__file__).parent)]
         return SparkRunner(on_epoch=plan.on_epoch), options
     if plan.name is RunnerName.DIRECT:
         # Beam's DirectRunner tries Prism first, a binary that it downloads; its in-memory runner needs nothing.

@@ -146,7 +146,7 @@ class EpochLoop:
         manifest = newest_manifest(self._checkpoint)
         if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
-        steps = {change.step for change in compare(manifest, self._plan)}
+        steps = {change.step for change in compare(manifest, self._plan)} if accepted else set()
         if unknown := sorted(set(accepted) - steps):  # no refusal: what was dropped at the last start is not there now
             _log.warning(
                 "--drop_incompatible: there is no %s, or not any more. There are: %s.",

@@ -91,12 +91,15 @@ class SparkRunner(PipelineRunner):
             return FnApiRunnerResult(PipelineState.DONE, {})
         if streaming and not flags.checkpoint and plan.script is None:
             _log.warning("A stream without --checkpoint: its state and positions are gone when it stops.")
-        if flags.checkpoint:
-            Checkpoint(flags.checkpoint).prepare()  # before Spark starts: the place may not do
+        checkpoint = Checkpoint(flags.checkpoint) if flags.checkpoint else None
+        if checkpoint is not None:
+            checkpoint.prepare()  # before Spark starts: the place may not do
         transport = self._transport(flags, has_teardown(pipeline), streaming=streaming)
-        root = flags.checkpoint or tempfile.mkdtemp(prefix="beam-checkpoint-")
-        checkpoint = Checkpoint(root, is_shared=bool(flags.checkpoint) or self._is_on_one_machine(flags))
-        checkpoint.prepare()
+        root: str | None = None
+        if checkpoint is None:
+            root = tempfile.mkdtemp(prefix="beam-checkpoint-")
+            checkpoint = Checkpoint(root, is_shared=self._is_on_one_machine(flags))
+            checkpoint.prepare()
         loop = EpochLoop(
             plan,
             transport,
@@ -111,7 +114,7 @@ class SparkRunner(PipelineRunner):
             epoch_attempts=flags.epoch_attempts,
             on_epoch=self._on_epoch,
         )
-        result = SparkRunnerResult(loop, temporary_root=None if flags.checkpoint else root)
+        result = SparkRunnerResult(loop, temporary_root=root)
         if not streaming:
             result.wait_until_finish()
         return result

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from apache_beam.options.value_provider import RuntimeValueProvider
+from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
 from spark_jobs.beam_runner.bundles.compaction import fold
@@ -182,20 +183,23 @@ class _LevelRun:
 
     def _run_unkeyed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> BundleResult:
         splitter = None
-        if stage.splittable:
-            if self.order.draining:
-                rows = [self.worker.truncation(self.plan, stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
+        if stage.splittable and self.order.draining:
+            rows = [self.worker.truncation(self.plan, stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
+        values: list[list[Iterable[WindowedValue]]] = [
+            [operation.decode(chunk) for _, _, chunk in some]  # as they are pushed
+            for operation, some in zip(processor.inputs, rows, strict=True)
+        ]
+        if stage.splittable:  # restrictions are few: they are decoded at once, and counted
+            decoded = [[value for each in some for value in in_one_window_each(each)] for some in values]
+            values = [[each] for each in decoded]
             if self.order.split_after_s is not None:
-                decode = processor.inputs[0].decode
-                elements = sum(len(value.windows) for _, _, chunk in rows[0] for value in decode(chunk))
-                splitter = Splitter(processor.inputs[0], elements, self.order.split_after_s)
-        return processor.run(lambda: self._feed(stage, processor, rows), splitter)
+                splitter = Splitter(processor.inputs[0], len(decoded[0]), self.order.split_after_s)
+        return processor.run(lambda: self._feed(processor, values), splitter)
 
-    def _feed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> None:
-        for operation, some in zip(processor.inputs, rows, strict=True):
-            for _, _, chunk in some:
-                values = operation.decode(chunk)
-                operation.push(in_one_window_each(values) if stage.splittable else values)
+    def _feed(self, processor: StageProcessor, values: list[list[Iterable[WindowedValue]]]) -> None:
+        for operation, some in zip(processor.inputs, values, strict=True):
+            for each in some:
+                operation.push(each)
 
     def _send(self, edge: EdgeId, partition: int, row: Row) -> None:
         if self.level_of[edge[0]] == self.level:

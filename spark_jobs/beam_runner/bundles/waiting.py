@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
+from spark_jobs.beam_runner.bundles.splitting import in_one_window_each
 from spark_jobs.beam_runner.checkpoint.manifest import Waiting
 from spark_jobs.beam_runner.clock import MAX_US, micros
 from spark_jobs.beam_runner.keyed.grouped import Run, read_block, write_block
@@ -121,17 +122,15 @@ def _sorted(
 ) -> tuple[list[WindowedValue], list[WindowedValue]]:
     ready: list[WindowedValue] = []
     aside: list[WindowedValue] = []
-    for element in operation.decode(data):
-        for window in element.windows:
-            alone = WindowedValue(element.value, element.timestamp, (window,), element.pane_info)
-            waits_for = ready_at(window)
-            if not waits_for:
-                ready.append(alone)
-                continue
-            aside.append(alone)
-            outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
-            for label, end_us in waits_for.items():
-                outcome.ready_us[label] = min(end_us, outcome.ready_us.get(label, MAX_US))
+    for element in in_one_window_each(operation.decode(data)):
+        waits_for = ready_at(element.windows[0])
+        if not waits_for:
+            ready.append(element)
+            continue
+        aside.append(element)
+        outcome.hold_us = min(outcome.hold_us, micros(element.timestamp))
+        for label, end_us in waits_for.items():
+            outcome.ready_us[label] = min(end_us, outcome.ready_us.get(label, MAX_US))
     return ready, aside
 
 

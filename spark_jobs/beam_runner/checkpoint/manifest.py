@@ -186,13 +186,13 @@ class Manifest:
             ),
             sides={
                 label: tuple(
-                    SidePart(name, end_us, None if chunks is None else tuple(map(_bytes, chunks)), *size)
-                    for name, end_us, chunks, *size in parts
+                    SidePart(name, end_us, None if chunks is None else tuple(map(_bytes, chunks)), size)
+                    for name, end_us, chunks, size in parts
                 )
                 for label, parts in data["sides"].items()
             },
-            dropped_us=data.get("dropped_us", {}),
-            thinned=tuple(data.get("thinned", ())),
+            dropped_us=data["dropped_us"],
+            thinned=tuple(data["thinned"]),
             waiting=tuple(Waiting(*fields) for fields in data["waiting"]),
             staged={label: tuple(map(_bytes, items)) for label, items in data["staged"].items()},
             metrics={stage: tuple(map(_bytes, infos)) for stage, infos in data["metrics"].items()},
