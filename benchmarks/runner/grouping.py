@@ -22,6 +22,9 @@ from benchmarks.runner.measure import Figure, processor_seconds
 from spark_jobs.beam_runner import SparkRunner
 
 KEYS, BLOCKS, CORES = 100_000, 8, 2
+PRISM_PAIRS = 100_000  # more would take it minutes
+Build = Callable[[Any, int], None]
+Run = Callable[[int], int]
 
 
 def pairs(block: int, size: int) -> Iterator[tuple[int, int]]:
@@ -61,7 +64,7 @@ def combine(pipeline: Any, elements: int) -> None:
     _ = read(pipeline, elements) | beam.CombinePerKey(sum) | beam.ParDo(Tally())
 
 
-def run_beam(runner: Any, build: Callable[[Any, int], None], elements: int, flags: list[str]) -> int:
+def run_beam(runner: Any, build: Build, elements: int, flags: list[str]) -> int:
     """-> the sum of all values, from the metrics."""
     pipeline = beam.Pipeline(runner=runner, options=PipelineOptions(flags))
     build(pipeline, elements)
@@ -83,34 +86,43 @@ def find_prism(path: str | None) -> str | None:
     return path or os.environ.get("PRISM") or shutil.which("prism")
 
 
-def run_prism(binary: str, build: Callable[[Any, int], None], elements: int) -> int:
+def run_prism(binary: str, build: Build, elements: int) -> int:
     flags = [f"--prism_location={binary}", "--environment_type=LOOPBACK", "--prism_log_level=error"]
     return run_beam(PrismRunner(), build, elements, flags)
 
 
 def measure(spark: Any, elements: int, turns: int, prism: str | None) -> Iterator[Figure]:
+    for how, build in (("group", group), ("combine", combine)):
+
+        def ours(size: int, build: Build = build) -> int:
+            return run_beam(SparkRunner(spark), build, size, [f"--tasks={CORES}"])
+
+        def rdd(size: int, how: str = how) -> int:
+            return run_rdd(spark.sparkContext, how, size)
+
+        def in_memory(size: int, build: Build = build) -> int:
+            return run_beam(FnApiRunner(), build, size, [])
+
+        peers: dict[str, tuple[str, Run]] = {"PySpark RDD": ("<= 3", rdd), "FnApiRunner": ("<= 1", in_memory)}
+        yield from compare(how, elements, turns, ours, peers)
+        if prism:
+            yield from compare(how, PRISM_PAIRS, turns, ours, {"Prism": ("<= 1", partial(run_prism, prism, build))})
+
+
+def compare(how: str, elements: int, turns: int, ours: Run, peers: dict[str, tuple[str, Run]]) -> Iterator[Figure]:
     """Runs of ours and its peers take turns, so that they meet the same load. Each figure is a median."""
     truth = sum(value for block in range(BLOCKS) for _, value in pairs(block, elements // BLOCKS))
-    for how, build in (("group", group), ("combine", combine)):
-        runs: dict[str, tuple[str, Callable[[], int]]] = {
-            "ours": ("", partial(run_beam, SparkRunner(spark), build, elements, [f"--tasks={CORES}"])),
-            "PySpark RDD": ("<= 3", partial(run_rdd, spark.sparkContext, how, elements)),
-            "FnApiRunner": ("<= 1", partial(run_beam, FnApiRunner(), build, elements, [])),
-        }
-        if prism:
-            runs["Prism"] = ("<= 1", partial(run_prism, prism, build, elements))
-        walls: dict[str, list[float]] = defaultdict(list)
-        processors: dict[str, list[float]] = defaultdict(list)
-        for turn in range(turns + 1):
-            for name, (_, run) in runs.items():
-                began, before = time.perf_counter(), processor_seconds()
-                assert run() == truth
-                if turn:  # the first warms up
-                    walls[name].append(time.perf_counter() - began)
-                    processors[name].append(processor_seconds() - before)
-        for kind, taken in (("", walls), (", processor", processors)):
-            ours = statistics.median(taken["ours"])
-            what = f"{how}, {elements:,} pairs, seconds{kind}"
-            for name in list(runs)[1:]:
-                target = "" if kind else runs[name][0]
-                yield Figure("grouping", what, ours, "s", target, name, statistics.median(taken[name]))
+    walls: dict[str, list[float]] = defaultdict(list)
+    processors: dict[str, list[float]] = defaultdict(list)
+    for turn in range(turns + 1):
+        for name, run in {"ours": ours, **{name: run for name, (_, run) in peers.items()}}.items():
+            began, before = time.perf_counter(), processor_seconds()
+            assert run(elements) == truth
+            if turn:  # the first warms up
+                walls[name].append(time.perf_counter() - began)
+                processors[name].append(processor_seconds() - before)
+    for kind, taken in (("", walls), (", processor", processors)):
+        value = statistics.median(taken["ours"])
+        what = f"{how}, {elements:,} pairs, seconds{kind}"
+        for name, (target, _) in peers.items():
+            yield Figure("grouping", what, value, "s", "" if kind else target, name, statistics.median(taken[name]))
