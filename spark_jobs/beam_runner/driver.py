@@ -26,6 +26,7 @@ from spark_jobs.beam_runner.bundles.compaction import parts_to_fold
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
+from spark_jobs.beam_runner.bundles.spool import MEMORY_BYTES
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters
@@ -69,13 +70,14 @@ class EpochLoop:
         until_idle: bool = False,
         drain: bool = False,
         split_after_s: float | None = None,
+        memory_bytes: int = MEMORY_BYTES,
         interval_ms: int = 0,
         drop_incompatible: Collection[str] = (),
         epoch_attempts: int = 1,
         on_epoch: Callable[[EpochInfo], None] | None = None,
     ) -> None:
         self._plan, self._transport, self._checkpoint = plan, transport, checkpoint
-        self._streaming, self._split_after_s = streaming, split_after_s
+        self._streaming, self._split_after_s, self._memory_bytes = streaming, split_after_s, memory_bytes
         self._committed: frozenset[str] = frozenset()  # bundles of the last epoch that waited for its commit
         self._drain = threading.Event()
         if drain:
@@ -309,6 +311,7 @@ class EpochLoop:
             keep_sides=self._streaming,
             split_after_s=self._split_after_s,
             draining=self._draining,
+            memory_bytes=self._memory_bytes,
             attempt=uuid.uuid4().hex,
             committed=self._committed,
         )

@@ -8,6 +8,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, SetupOptions, WorkerOptions
 
 from common.errors import ConfigError
+from spark_jobs.beam_runner.bundles.spool import MEMORY_BYTES
 from spark_jobs.beam_runner.errors import RunnerError
 
 # What they ask for would be silently missing on the workers.
@@ -24,6 +25,7 @@ _LEAST = {
     "epoch_attempts": 1,
     "split_after_ms": 0,
     "driver_epochs_below_ms": 0,
+    "spill_above_mb": 0,
 }
 
 
@@ -118,6 +120,13 @@ class SparkRunnerOptions(PipelineOptions):
             default=None,
             help="Take epochs of a stream in the driver, without Spark, once its tasks need less than this in all; "
             "0 = never. Default: 100 on a local master, 0 on a cluster.",
+        )
+        parser.add_argument(
+            "--spill_above_mb",
+            type=int,
+            default=MEMORY_BYTES >> 20,
+            help="Encoded elements that a task holds in memory, of those that it receives and of those that it sends "
+            "each; what is more waits in a temporary file on the worker's disk.",
         )
         parser.add_argument(
             "--transport",

@@ -109,6 +109,7 @@ class SparkRunner(PipelineRunner):
             until_idle=flags.until_idle and streaming,
             drain=flags.drain,
             split_after_s=flags.split_after_ms / 1000 if streaming else None,
+            memory_bytes=flags.spill_above_mb << 20,
             interval_ms=flags.epoch_interval_ms if streaming else 0,
             drop_incompatible=flags.drop_incompatible or (),
             epoch_attempts=flags.epoch_attempts,

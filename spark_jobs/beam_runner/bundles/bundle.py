@@ -118,27 +118,20 @@ class StageProcessor:
 
 
 class ProcessorPool:
-    """Idle processors by plan and stage. For one thread, as all of a worker is."""
+    """Idle processors by stage. For one thread, as all of a worker is."""
 
     def __init__(self) -> None:
-        self._idle: dict[tuple[str, str], list[StageProcessor]] = {}
-        self._plan_id: str | None = None
+        self._idle: dict[str, list[StageProcessor]] = {}
 
-    def take(self, plan_id: str, stage: StagePlan) -> StageProcessor:
-        if plan_id != self._plan_id:
-            self.close()
-            self._plan_id = plan_id
-        idle = self._idle.get((plan_id, stage.id))
+    def take(self, stage: StagePlan) -> StageProcessor:
+        idle = self._idle.get(stage.id)
         return idle.pop() if idle else StageProcessor(stage)
 
-    def give_back(self, plan_id: str, stage: StagePlan, processor: StageProcessor) -> None:
-        if plan_id == self._plan_id:
-            self._idle.setdefault((plan_id, stage.id), []).append(processor)
-        else:
-            processor.discard()  # of a pipeline that this process has left
+    def give_back(self, stage: StagePlan, processor: StageProcessor) -> None:
+        self._idle.setdefault(stage.id, []).append(processor)
 
     def close(self) -> None:
-        """Tears down the idle processors of the current plan."""
+        """Tears down the idle processors."""
         for processors in self._idle.values():
             for processor in processors:
                 processor.shutdown()

@@ -1,8 +1,9 @@
 """How elements travel between stages: edges, lanes and the outbox of a task.
 
 A *row* is (key group, b"", block of pairs) for keyed edges (see `grouped`), (lane, b"", chunk of encoded windowed
-values) for the others. Rows of one edge to one partition leave a task in order, and a task reads them in the order of
-the partitions that wrote them, so a replay sees the same order.
+values) for the others. `bytes()` of its data are the bytes, wherever they are held. Rows of one edge to one partition
+leave a task in order, and a task reads them in the order of the partitions that wrote them, so a replay sees the same
+order.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.clock import MIN_US
 
-# Spark's Python worker pickles some 20 records at a time. Above 32 MiB malloc maps memory anew: twice the time.
+# Pieces are pickled, and above 32 MiB malloc maps memory anew: twice the time.
 PIECE_BYTES = 1 << 20
 
-Row = tuple[int, bytes, bytes]
+Row = tuple[int, bytes, bytes | Spilled]
 EdgeId = tuple[str, int]  # (consumer stage, index of its input)
 
 
@@ -45,12 +47,14 @@ class Outbox:
 
     partitions: int
     part: int
+    spool: Spool
     blocks: dict[int, dict[EdgeId, list[Row]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     sides: dict[str, SideChunks] = field(default_factory=lambda: defaultdict(SideChunks))
     staged: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 
     def send(self, edge: EdgeId, partition: int, row: Row) -> None:
-        self.blocks[partition % self.partitions][edge].append(row)
+        number, key, data = row
+        self.blocks[partition % self.partitions][edge].append((number, key, self.spool.keep(data)))
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Parcel:
     watermarks: dict[str, int]
     sides: dict[str, list[SidePart]]
     piece: int = 0  # a parcel may travel in pieces
+
+    def kept(self, spool: Spool) -> Parcel:
+        """The same with its rows held by `spool`."""
+        rows = {edge: [(n, key, spool.keep(data)) for n, key, data in some] for edge, some in self.rows.items()}
+        return replace(self, rows=rows)
 
     def pieces(self, most_bytes: int = PIECE_BYTES) -> Iterator[Parcel]:
         """The parcel as parcels whose rows are of at most so many bytes, or a single row. Empties it on the way."""

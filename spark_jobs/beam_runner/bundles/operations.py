@@ -14,6 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Row
+from spark_jobs.beam_runner.bundles.spool import Spilled
 from spark_jobs.beam_runner.clock import MIN_US, micros
 from spark_jobs.beam_runner.keyed.combining import CombiningWriter
 from spark_jobs.beam_runner.keyed.grouped import WINDOWED, GroupingWriter, Layout
@@ -22,6 +23,9 @@ from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, PUBLISH,
 
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
 CHUNK_BYTES = 64 << 10  # un-keyed elements leave in chunks: a row per element costs more than the element
+# A shuffle spreads work, and an element may be hours of it (a restriction): the first ones leave alone, and no chunk
+# has more than this part of all that was sent before it.
+SHARES = 256
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ class InputOperation(beam_parts.DataInputOperation):
             self.element_impl = self.element_coder.get_impl()
             self.value_coder = WindowedValueCoder(self.element_coder, before.window_coder)
 
-    def decode(self, chunk: bytes) -> Iterator[WindowedValue]:
+    def decode(self, chunk: bytes | Spilled) -> Iterator[WindowedValue]:
         """All windowed values of a chunk."""
-        stream = coder_impl.create_InputStream(chunk)
+        stream = coder_impl.create_InputStream(bytes(chunk))
         decode = self.windowed_coder_impl.decode_from_stream
         while stream.size() > 0:
             yield decode(stream, True)
@@ -115,7 +119,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
         ]
         self.chunk = coder_impl.create_OutputStream()
         self.side_end_us = MIN_US
-        self.next_lane = 0
+        self.next_lane = self.in_chunk = self.sent = 0
         if len(self.writers) == 1 and not self.chunked and not self.publish_labels:
             self.process = self.writers[0].add  # type: ignore[method-assign]  # spares a call per element
 
@@ -158,6 +162,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
     def start(self) -> None:
         super().start()
         self.next_lane = self.part  # per bundle, so that a replay routes alike
+        self.in_chunk = self.sent = 0
         for writer in self.writers:
             writer.key_groups = self.key_groups
 
@@ -168,8 +173,9 @@ class OutputOperation(beam_parts.DataOutputOperation):
             self.windowed_coder_impl.encode_to_stream(value, self.chunk, True)
             if self.side_labels:
                 self.side_end_us = max(self.side_end_us, *(micros(w.max_timestamp()) for w in value.windows))
-            # A shuffle spreads work, and an element may be hours of it (a restriction): none waits in a chunk.
-            if self.shuffled or self.chunk.size() >= CHUNK_BYTES:
+            self.in_chunk += 1
+            share = self.sent // SHARES if self.shuffled else self.in_chunk
+            if self.in_chunk > share or self.chunk.size() >= CHUNK_BYTES:
                 self._flush()
         for label in self.publish_labels:
             self.stage_item(label, value.value)
@@ -184,6 +190,8 @@ class OutputOperation(beam_parts.DataOutputOperation):
         for edge in self.shuffled:
             self.send(edge, self.next_lane, (self.next_lane, b"", data))
         self.next_lane += 1
+        self.sent += self.in_chunk
+        self.in_chunk = 0
         for label in self.side_labels:
             self.side(label, data, self.side_end_us)
         self.side_end_us = MIN_US

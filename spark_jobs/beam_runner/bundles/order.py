@@ -29,6 +29,7 @@ class EpochOrder:
     keep_sides: bool  # later epochs will read what this one adds to side inputs
     split_after_s: float | None  # restrictions that run longer are cut
     draining: bool
+    memory_bytes: int  # rows that a task receives, or sends, and holds in memory; more are in a file
     attempt: str  # unique to each run of the epoch
     committed: frozenset[str]  # the last epoch's bundles that waited for its commit, by the reports' ids
 

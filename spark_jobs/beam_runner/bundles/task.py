@@ -16,6 +16,7 @@ from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parce
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, SideTable, decode_chunks, encode_chunks
 from spark_jobs.beam_runner.bundles.splitting import Splitter, in_one_window_each
+from spark_jobs.beam_runner.bundles.spool import Spool
 from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
 from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE
@@ -41,7 +42,7 @@ class _LevelRun:
         self.worker, self.plan, self.order, self.level, self.part = worker, plan, order, level, part
         self.level_of = {stage.id: stage.level for stage in plan.stages}
         self.here: dict[EdgeId, list[Row]] = defaultdict(list)
-        self.outbox = Outbox(order.partitions, part)
+        self.outbox = Outbox(order.partitions, part, Spool(order.memory_bytes))
         for edge, rows in inbox.rows.items():
             if self.level_of[edge[0]] == level:
                 self.here[edge] += rows
@@ -125,7 +126,7 @@ class _LevelRun:
         input_us: int,
     ) -> int:
         """-> the stage's hold: the least time that its state and residuals keep its output watermark at."""
-        processor = self.worker.pool.take(self.plan.id, stage)
+        processor = self.worker.pool.take(stage)
         for output in processor.outputs:
             output.send = self._send
             output.side = lambda label, data, end_us: self.outbox.sides[label].add(data, end_us)
@@ -139,7 +140,7 @@ class _LevelRun:
                 result, hold_us = self._run_unkeyed(stage, processor, rows), MAX_US
         except BaseException as error:
             processor.discard()
-            self.worker.drivers.pop((self.plan.id, stage.id), None)  # half way through its keys
+            self.worker.drivers.pop(stage.id, None)  # half way through its keys
             order = self.order
             error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
             raise
@@ -148,9 +149,9 @@ class _LevelRun:
         self.report.metrics.setdefault(stage.id, []).extend(result.metrics)
         self.report.emitted |= result.emitted
         if result.wants_finalization:
-            self.unfinalized.append(Unfinalized(self.id, self.order.attempt, self.plan.id, stage, processor))
+            self.unfinalized.append(Unfinalized(self.id, self.order.attempt, stage, processor))
         else:
-            self.worker.pool.give_back(self.plan.id, stage, processor)
+            self.worker.pool.give_back(stage, processor)
         return hold_us
 
     def _run_keyed(
@@ -184,9 +185,9 @@ class _LevelRun:
     def _run_unkeyed(self, stage: StagePlan, processor: StageProcessor, rows: list[list[Row]]) -> BundleResult:
         splitter = None
         if stage.splittable and self.order.draining:
-            rows = [self.worker.truncation(self.plan, stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
+            rows = [self.worker.truncation(stage).apply(processor.inputs[0], rows[0]), *rows[1:]]
         values: list[list[Iterable[WindowedValue]]] = [
-            [operation.decode(chunk) for _, _, chunk in some]  # as they are pushed
+            [operation.decode(chunk) for _, _, chunk in some]  # read and decoded as they are pushed
             for operation, some in zip(processor.inputs, rows, strict=True)
         ]
         if stage.splittable:  # restrictions are few: they are decoded at once, and counted
@@ -203,15 +204,16 @@ class _LevelRun:
 
     def _send(self, edge: EdgeId, partition: int, row: Row) -> None:
         if self.level_of[edge[0]] == self.level:
-            self.here[edge].append(row)
+            number, key, data = row
+            self.here[edge].append((number, key, self.outbox.spool.keep(data)))
         else:
             self.outbox.send(edge, partition, row)
 
     def _pane_driver(self, stage: StagePlan, processor: StageProcessor) -> Panes:
-        key = (self.plan.id, stage.id)
-        if key not in self.worker.drivers:
-            self.worker.drivers[key] = pane_driver(processor.inputs[0])
-        return self.worker.drivers[key]
+        drivers = self.worker.drivers
+        if stage.id not in drivers:
+            drivers[stage.id] = pane_driver(processor.inputs[0])
+        return drivers[stage.id]
 
     # ---- side inputs
     def _sides_of(self, stage: StagePlan) -> list[Side]:
@@ -263,9 +265,9 @@ class _LevelRun:
             rows = [older + newer for older, newer in zip(stored, rows, strict=True)]
         if not any(rows):
             return rows, hold_us
-        processor = self.worker.pool.take(self.plan.id, stage)
+        processor = self.worker.pool.take(stage)
         outcome = sort(rows, processor.inputs, sides, self.order.output_us.get(stage.id, MIN_US))
-        self.worker.pool.give_back(self.plan.id, stage, processor)
+        self.worker.pool.give_back(stage, processor)
         if any(outcome.aside):
             order = self.order
             file = order.checkpoint.write(SIDE, order.epoch, "waiting", encode_rows(outcome.aside))

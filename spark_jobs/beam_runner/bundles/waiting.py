@@ -100,7 +100,7 @@ def _split(
     later: list[Row] = []
     for group, key, data in rows:
         is_block = operation.key_impl is not None
-        runs: Iterable[Run] = read_block(data) if is_block else [(b"", b"", 0, data, None)]
+        runs: Iterable[Run] = read_block(data) if is_block else [(b"", b"", 0, bytes(data), None)]
         ready: list[Run] = []
         aside: list[Run] = []
         for window, user_key, _, encoded, times in runs:
@@ -135,7 +135,7 @@ def _sorted(
 
 
 def encode_rows(rows: list[list[Row]]) -> bytes:
-    return bytes(_primitives.encode(rows))
+    return bytes(_primitives.encode([[(n, key, bytes(data)) for n, key, data in some] for some in rows]))
 
 
 def decode_rows(data: bytes) -> list[list[Row]]:

@@ -25,23 +25,22 @@ class Unfinalized:
 
     run: str  # id of the task's run that it is of
     attempt: str  # of the epoch
-    plan_id: str
     stage: StagePlan
     processor: StageProcessor
 
 
 class Worker:
-    """What a process keeps from epoch to epoch: live stages, key groups, decoded side inputs."""
+    """What a process keeps from epoch to epoch of one job: live stages, key groups, decoded side inputs."""
 
     def __init__(self) -> None:
         self.pool = ProcessorPool()
         self.cache = StateCache()
-        self.drivers: dict[tuple[str, str], Panes] = {}
-        self._tables: dict[tuple[str, str, str, str], SideTable] = {}
-        self._contexts: dict[str, PipelineContext] = {}
-        self._truncations: dict[tuple[str, str], Truncation] = {}
+        self.drivers: dict[str, Panes] = {}  # by stage
+        self._tables: dict[tuple[str, str, str], SideTable] = {}
+        self._truncations: dict[str, Truncation] = {}
         self._unfinalized: list[Unfinalized] = []
-        self._plan_id: str | None = None
+        self._context: PipelineContext | None = None
+        self._has_begun = False
 
     @property
     def name(self) -> str:
@@ -49,29 +48,26 @@ class Worker:
         return f"{socket.gethostname()}:{os.getpid()}:{id(self)}"
 
     def context(self, plan: Plan) -> PipelineContext:
-        if plan.id not in self._contexts:
-            components = beam_runner_api_pb2.Components.FromString(plan.components)
-            self._contexts = {plan.id: PipelineContext(components)}
-        return self._contexts[plan.id]
+        if self._context is None:
+            self._context = PipelineContext(beam_runner_api_pb2.Components.FromString(plan.components))
+        return self._context
 
     def begin(self, plan: Plan, order: EpochOrder) -> None:
-        """Keeps memory to what this plan and epoch can still use; what an earlier epoch left to be done is done."""
-        if plan.id != self._plan_id:
+        """Keeps memory to what this epoch can still use; what an earlier one left to be done is done."""
+        if not self._has_begun:
             load_row_types(plan.row_types)
             load_main_classes(plan.main_classes)
-            self._plan_id = plan.id
+            self._has_begun = True
         self.finalize(order.committed)
         # What is left of earlier attempts lost: to another attempt of its task or epoch, or to an epoch without news.
         self._let_go(lambda bundle: bundle.attempt != order.attempt)
         self.cache.forget_stale(order.checkpoint, order.groups)
-        self._tables = {key: table for key, table in self._tables.items() if key[0] == plan.id}
-        self.drivers = {key: driver for key, driver in self.drivers.items() if key[0] == plan.id}
 
-    def truncation(self, plan: Plan, stage: StagePlan) -> Truncation:
-        key = (plan.id, stage.id)
-        if key not in self._truncations:
-            self._truncations = {key: Truncation(beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor))}
-        return self._truncations[key]
+    def truncation(self, stage: StagePlan) -> Truncation:
+        if stage.id not in self._truncations:
+            descriptor = beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor)
+            self._truncations[stage.id] = Truncation(descriptor)
+        return self._truncations[stage.id]
 
     def finalize_after_commit(self, bundles: list[Unfinalized]) -> None:
         self._unfinalized += bundles
@@ -87,7 +83,7 @@ class Worker:
         bundles, self._unfinalized = self._unfinalized, []
         for bundle in bundles:
             if is_over(bundle):
-                self.pool.give_back(bundle.plan_id, bundle.stage, bundle.processor)
+                self.pool.give_back(bundle.stage, bundle.processor)
             else:
                 self._unfinalized.append(bundle)
 
@@ -99,7 +95,7 @@ class Worker:
         self.pool.close()
 
     def side_table(self, plan: Plan, stage: StagePlan, side: SidePlan) -> SideTable:
-        key = (plan.id, stage.id, side.transform, side.tag)
+        key = (stage.id, side.transform, side.tag)
         if key not in self._tables:
             self._tables[key] = SideTable(side, self.context(plan))
         return self._tables[key]

@@ -17,6 +17,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.bundles.exchange import key_group
+from spark_jobs.beam_runner.bundles.spool import Spilled
 from spark_jobs.beam_runner.keyed.values import Part
 
 HELD_BYTES = 64 << 20  # what a writer gathers before it lets go, at the prices below
@@ -74,16 +75,16 @@ def fast_path(windowing: Any, components: Any) -> Layout | None:
 Run = tuple[bytes, bytes, int, bytes, tuple[int, ...] | None]  # window, key, count, data, times in microseconds
 
 
-def read_block(block: bytes) -> Iterator[Run]:
+def read_block(block: bytes | Spilled) -> Iterator[Run]:
     """Values of one window and key at a time, in the order in which they were written. Windows come in stretches."""
-    return zip(*pickle.loads(block), strict=True)
+    return zip(*pickle.loads(bytes(block)), strict=True)
 
 
 def write_block(runs: Iterable[Run]) -> bytes:
     return pickle.dumps(tuple(map(list, zip(*runs, strict=True))), protocol=5)
 
 
-def runs_by_key(blocks: Iterable[bytes]) -> dict[bytes, list[Part]]:
+def runs_by_key(blocks: Iterable[bytes | Spilled]) -> dict[bytes, list[Part]]:
     """The values of blocks that are not laid out by window, by key."""
     arrived: dict[bytes, list[Part]] = defaultdict(list)
     for block in blocks:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from apache_beam.coders import coder_impl
 from apache_beam.coders.coders import BooleanCoder, FloatCoder, ListCoder, VarIntCoder
+
+from spark_jobs.beam_runner.bundles.spool import temporary_file
 
 _COUNT = struct.Struct(">i")
 LAZY_BYTES = 64 << 10  # encoded; below this a list is made at once
@@ -90,7 +91,7 @@ class EncodedValues(Sequence[Any]):
 
     def _spill(self, count: int, data: bytes) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="beam-values-")  # noqa: SIM115  it lives as long as the values
+            self._file = temporary_file("beam-values-")
         self._spilled.append((count, self._file.seek(0, os.SEEK_END), len(data)))
         self._file.write(data)
 

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark import RDD
 from pyspark.errors import PythonException as PySparkPythonException
+from pyspark.serializers import CPickleSerializer
 
 from spark_jobs.beam_runner.bundles.exchange import Parcel
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarning
@@ -95,7 +97,7 @@ class SparkTransport:
         rdd: Any = self._context.parallelize(start, self.partitions)
         for level in range(first_level, plan.levels):
             if level > first_level:
-                rdd = rdd.partitionBy(self.partitions, int).values()
+                rdd = _exchanged(rdd, self.partitions)
             rdd = rdd.mapPartitionsWithIndex(
                 _level_task(self._job_id, shared, packed, level, last=level == plan.levels - 1)
             )
@@ -222,6 +224,18 @@ def _is_alive(context: SparkContext) -> bool:
         return not context._jsc.sc().isStopped()
     except Exception:  # there is no JVM to ask, or no context in it
         return False
+
+
+def _exchanged(rdd: Any, partitions: int) -> Any:
+    """What tasks yielded as pairs of (packed target, pickled piece), by target.
+
+    PySpark's own `partitionBy` gathers up to 1,000 pieces in each worker, and pickles them once more.
+    """
+    context = rdd.ctx
+    rdd._bypass_serializer = True
+    pairs = context._jvm.PairwiseRDD(rdd._jrdd.rdd()).asJavaPairRDD()
+    exchanged = pairs.partitionBy(context._jvm.PythonPartitioner(partitions, 0))
+    return RDD(context._jvm.PythonRDD.valueOfPair(exchanged), context, CPickleSerializer())
 
 
 def _level_task(

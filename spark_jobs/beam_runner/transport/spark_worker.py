@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from pyspark import TaskContext
+from pyspark.serializers import pack_long
 
 from spark_jobs.beam_runner.beam_internals import current_step
 from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
 from spark_jobs.beam_runner.bundles.order import EpochOrder, WorkerWarning
+from spark_jobs.beam_runner.bundles.spool import Spool
 from spark_jobs.beam_runner.bundles.task import run_level
 from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.planning.plan import Plan
@@ -49,11 +51,10 @@ class LogFormat(logging.Formatter):
 
 def run_task(
     worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
-) -> Iterator[TaskRun | tuple[int, Sent]]:
-    """Yields (target partition, piece of a parcel) for the next level; the last yields the runs of all levels.
+) -> Iterator[TaskRun | bytes]:
+    """Yields the packed target partition and a pickled `Sent`, by turns; the last level yields the runs of all levels.
 
-    Runs of earlier levels travel along in the parcel that a partition sends to itself. Spark's worker pickles what is
-    yielded, so it is not pickled here: that would be another copy of all bytes on each side.
+    Runs of earlier levels travel along in the parcel that a partition sends to itself.
     """
     LogFormat.epoch = order.epoch
     try:
@@ -68,11 +69,11 @@ def run_task(
 
 def _run_task(
     worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
-) -> Iterator[TaskRun | tuple[int, Sent]]:
-    parcels, read = [], {}
+) -> Iterator[TaskRun | bytes]:
+    spool, parcels, read = Spool(order.memory_bytes), [], {}
     runs: list[TaskRun] = []
     for attempt, parcel, carried in sent:
-        parcels.append(parcel)
+        parcels.append(parcel.kept(spool))
         runs += carried
         if attempt is not None:
             read[parcel.source] = attempt
@@ -89,7 +90,8 @@ def _run_task(
     for target in list(out):
         carried_on = runs if target == part else []
         for piece in out.pop(target).pieces():
-            yield target, (this, piece, carried_on)
+            yield pack_long(target)
+            yield pickle.dumps((this, piece, carried_on), protocol=5)
             carried_on = []
 
 

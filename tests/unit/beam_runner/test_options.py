@@ -36,6 +36,7 @@ def test_values_that_cannot_be_are_refused_all_at_once_by_flag(transport: str) -
         "--epoch_attempts=0",
         "--split_after_ms=-1",
         "--driver_epochs_below_ms=-1",
+        "--spill_above_mb=-1",
         "--spark_conf=bad",
     ]
     with pytest.raises(RunnerError) as refused:

@@ -8,7 +8,7 @@ import pytest
 from apache_beam.coders import FastPrimitivesCoder, VarIntCoder
 from apache_beam.coders.coders import IterableCoder
 
-from spark_jobs.beam_runner.bundles.exchange import Parcel, open_parcels
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row, open_parcels
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.keyed import values as values_module
 from spark_jobs.beam_runner.keyed.values import EncodedValues, ValueDecoder
@@ -76,7 +76,10 @@ def test_large_values_are_decoded_one_by_one() -> None:
 
 def test_a_parcel_in_pieces_is_the_parcel_however_they_arrive() -> None:
     def parcel(source: int) -> Parcel:
-        rows = {("s", 0): [(g, b"", bytes([source, g]) * 50) for g in range(9)], ("t", 1): [(0, b"", b"x" * 500)]}
+        rows: dict[EdgeId, list[Row]] = {
+            ("s", 0): [(g, b"", bytes([source, g]) * 50) for g in range(9)],
+            ("t", 1): [(0, b"", b"x" * 500)],
+        }
         return Parcel(source, rows, {"up": source}, {"side": [SidePart(str(source), source)]})
 
     pieces = [piece for source in (1, 0) for piece in parcel(source).pieces(250)]
