@@ -22,7 +22,7 @@ from benchmarks.runner.measure import Figure, processor_seconds
 from spark_jobs.beam_runner import SparkRunner
 
 KEYS, BLOCKS, CORES = 100_000, 8, 2
-PRISM_PAIRS = 100_000  # more would take it minutes
+PRISM_PAIRS = 100_000  # at 10 million it would take most of the time
 Build = Callable[[Any, int], None]
 Run = Callable[[int], int]
 
