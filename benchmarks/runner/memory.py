@@ -24,7 +24,7 @@ KILOBYTE = bytes(1 << 10)
 CASES: dict[str, tuple[Callable[[int, int], Any], type, int]] = {
     "one key": (lambda at, _: (0, at & 127), int, 1),
     "all keys different": (lambda at, _: (at, at & 127), int, 1),
-    "1 kB values": (lambda at, count: (at * 7919 % (count // 10), KILOBYTE), bytes, 2),
+    "1 kB values, half of one key": (lambda at, count: (at % 2 and at * 7919 % (count // 10), KILOBYTE), bytes, 2),
 }
 
 

@@ -1,4 +1,7 @@
-"""`stage`: a test that uses it runs twice, without a stop, and stopped and rescaled after every epoch."""
+"""`stage`: a test that uses it runs twice, without a stop, and stopped and rescaled after every epoch.
+
+In the second run no row stays in memory either.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from spark_jobs.beam_runner.bundles import spool
+from spark_jobs.beam_runner.keyed import grouped
 from tests.model.stream import Stage
 
 
@@ -19,8 +24,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
+def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     on_spark = request.param == "spark"
+    if request.param == "restarts":
+        monkeypatch.setattr(spool, "LEAST_BYTES", 0)
+        monkeypatch.setattr(grouped, "OPEN_BYTES", 0)
     return Stage(tmp_path, "spark" if on_spark else "local", restarts=request.param != "whole")
 
 

@@ -122,6 +122,7 @@ class Stage:
         """
         if not self.restarts:
             return self.run(build, 2, *flags)
+        flags = ("--spill_above_mb=0", *flags)
         # Building a pipeline is most of what a run of a few elements costs, so the restarts share one.
         pipeline = self._pipeline(build, *flags)
         for run in range(_MOST_RUNS):

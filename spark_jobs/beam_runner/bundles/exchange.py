@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
@@ -22,6 +22,11 @@ PIECE_BYTES = 1 << 20
 
 Row = tuple[int, bytes, bytes | Spilled]
 EdgeId = tuple[str, int]  # (consumer stage, index of its input)
+
+
+def held(rows: Iterable[Row], spool: Spool) -> list[Row]:
+    """The rows, with data that `spool` holds."""
+    return [(number, key, spool.keep(data)) for number, key, data in rows]
 
 
 def key_group(key: bytes, groups: int) -> int:
@@ -53,8 +58,7 @@ class Outbox:
     staged: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 
     def send(self, edge: EdgeId, partition: int, row: Row) -> None:
-        number, key, data = row
-        self.blocks[partition % self.partitions][edge].append((number, key, self.spool.keep(data)))
+        self.blocks[partition % self.partitions][edge] += held([row], self.spool)
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,7 @@ class Parcel:
 
     def kept(self, spool: Spool) -> Parcel:
         """The same with its rows held by `spool`."""
-        rows = {edge: [(n, key, spool.keep(data)) for n, key, data in some] for edge, some in self.rows.items()}
-        return replace(self, rows=rows)
+        return replace(self, rows={edge: held(some, spool) for edge, some in self.rows.items()})
 
     def pieces(self, most_bytes: int = PIECE_BYTES) -> Iterator[Parcel]:
         """The parcel as parcels whose rows are of at most so many bytes, or a single row. Empties it on the way."""

@@ -24,8 +24,8 @@ from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, PUBLISH,
 INPUT_URN, OUTPUT_URN = "beam_runner:input:v1", "beam_runner:output:v1"
 CHUNK_BYTES = 64 << 10  # un-keyed elements leave in chunks: a row per element costs more than the element
 # A shuffle spreads work, and an element may be hours of it (a restriction): the first ones leave alone, and no chunk
-# has more than this part of all that was sent before it.
-SHARES = 256
+# is much larger than this part of what was sent before it: of all elements, or of those that came to a task.
+SHARES, SHARES_OF_A_TASK = 256, 32
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
     side: Callable[[str, bytes, int], None]  # label, chunk, greatest end of its elements' windows
     stage_item: Callable[[str, bytes], None]
     part = 0
+    partitions = 1
     key_groups = 1
 
     def configure(self, spec: OutputSpec, factory: Any) -> None:
@@ -163,6 +164,7 @@ class OutputOperation(beam_parts.DataOutputOperation):
         super().start()
         self.next_lane = self.part  # per bundle, so that a replay routes alike
         self.in_chunk = self.sent = 0
+        self.shares = max(SHARES, SHARES_OF_A_TASK * self.partitions)
         for writer in self.writers:
             writer.key_groups = self.key_groups
 
@@ -174,8 +176,8 @@ class OutputOperation(beam_parts.DataOutputOperation):
             if self.side_labels:
                 self.side_end_us = max(self.side_end_us, *(micros(w.max_timestamp()) for w in value.windows))
             self.in_chunk += 1
-            share = self.sent // SHARES if self.shuffled else self.in_chunk
-            if self.in_chunk > share or self.chunk.size() >= CHUNK_BYTES:
+            is_full = self.shuffled and self.in_chunk > self.sent // self.shares
+            if is_full or self.chunk.size() >= CHUNK_BYTES:
                 self._flush()
         for label in self.publish_labels:
             self.stage_item(label, value.value)

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import IO, Any
+from typing import Any
 
 MEMORY_BYTES = 128 << 20
-LEAST_BYTES = 4 << 10  # smaller ones stay in memory: a place in a file costs as much
+LEAST_BYTES = 512  # smaller ones stay in memory: a place in a file costs nearly as much
 _ROW_BYTES = 150  # that a row takes beside its data
 
 
-def temporary_file(prefix: str) -> IO[bytes]:
-    """Gone with the process, in the folder that Spark gives its workers, which has room for shuffles."""
-    folder = os.environ.get("SPARK_LOCAL_DIRS", "").partition(",")[0]
-    return tempfile.TemporaryFile(prefix=prefix, dir=folder if os.path.isdir(folder) else None, buffering=0)
+class _File:
+    """Gone with the process, in a folder that Spark gives its workers, which has room for shuffles."""
+
+    def __init__(self) -> None:
+        folders = [folder for folder in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if os.path.isdir(folder)]
+        self._folder = folders[os.getpid() % len(folders)] if folders else tempfile.gettempdir()
+        self._file = tempfile.TemporaryFile(prefix="beam-rows-", dir=self._folder, buffering=0)  # noqa: SIM115
+        self._end = 0
+
+    def append(self, data: bytes) -> int:
+        """-> where it is."""
+        view, at = memoryview(data), self._end
+        try:
+            while view:  # a write may take less than it was given
+                done = os.pwrite(self._file.fileno(), view, at)
+                view, at = view[done:], at + done
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: rows that a task has no memory for, after {self._end >> 20:,} MiB of them in a "
+                f"temporary file of {self._folder}. SPARK_LOCAL_DIRS or TMPDIR name a disk with more room",
+            ) from error
+        begin, self._end = self._end, at
+        return begin
+
+    def read(self, offset: int, length: int) -> bytes:
+        parts, done = [], 0
+        while done < length:  # the system reads at most 2 GiB at once
+            part = os.pread(self._file.fileno(), length - done, offset + done)
+            if not part:
+                raise EOFError(f"a temporary file ends {length - done:,} bytes before the end of a row that it holds")
+            parts.append(part)
+            done += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __del__(self) -> None:
+        self._file.close()
 
 
 class Spilled:
@@ -22,21 +55,14 @@ class Spilled:
 
     __slots__ = ("_file", "_length", "_offset")
 
-    def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
+    def __init__(self, file: _File, offset: int, length: int) -> None:
         self._file, self._offset, self._length = file, offset, length
 
     def __len__(self) -> int:
         return self._length
 
     def __bytes__(self) -> bytes:
-        parts, done = [], 0
-        while done < self._length:  # the system reads at most 2 GiB at once
-            part = os.pread(self._file.fileno(), self._length - done, self._offset + done)
-            if not part:
-                raise EOFError(f"a temporary file ends {self._length - done:,} bytes before a row that it holds")
-            parts.append(part)
-            done += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._file.read(self._offset, self._length)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return bytes, (bytes(self),)
@@ -47,20 +73,16 @@ class Spool:
 
     def __init__(self, memory_bytes: int) -> None:
         self._room = memory_bytes
-        self._file: IO[bytes] | None = None
-        self._end = 0
+        self._file: _File | None = None
 
     def keep(self, data: bytes | Spilled) -> bytes | Spilled:
         """-> what to hold in place of `data`."""
         if isinstance(data, Spilled):
             return data
-        self._room -= len(data) + _ROW_BYTES
-        if self._room >= 0 or len(data) < LEAST_BYTES:
+        size = len(data)
+        if size + _ROW_BYTES <= self._room or size < LEAST_BYTES:
+            self._room -= size + _ROW_BYTES
             return data
         if self._file is None:
-            self._file = temporary_file("beam-rows-")
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-        self._end += len(data)
-        return Spilled(self._file, self._end - len(data), len(data))
+            self._file = _File()
+        return Spilled(self._file, self._file.append(data), size)

@@ -12,12 +12,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
 from spark_jobs.beam_runner.bundles.compaction import fold
-from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks, key_group
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Inbox, Outbox, Parcel, Row, SideChunks, held, key_group
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
 from spark_jobs.beam_runner.bundles.side_inputs import INLINE_BYTES, SideTable, decode_chunks, encode_chunks
 from spark_jobs.beam_runner.bundles.splitting import Splitter, in_one_window_each
 from spark_jobs.beam_runner.bundles.spool import Spool
-from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, sort
+from spark_jobs.beam_runner.bundles.waiting import Side, decode_rows, encode_rows, may_be_ready, portions, sort
 from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
@@ -43,6 +43,7 @@ class _LevelRun:
         self.level_of = {stage.id: stage.level for stage in plan.stages}
         self.here: dict[EdgeId, list[Row]] = defaultdict(list)
         self.outbox = Outbox(order.partitions, part, Spool(order.memory_bytes))
+        self.spool = Spool(order.memory_bytes)  # of rows that stay in the task
         for edge, rows in inbox.rows.items():
             if self.level_of[edge[0]] == level:
                 self.here[edge] += rows
@@ -131,7 +132,8 @@ class _LevelRun:
             output.send = self._send
             output.side = lambda label, data, end_us: self.outbox.sides[label].add(data, end_us)
             output.stage_item = lambda label, data: self.outbox.staged[label].append(data)
-            output.part, output.key_groups = self.part, self.order.key_groups
+            output.part, output.partitions = self.part, self.order.partitions
+            output.key_groups = self.order.key_groups
         processor.state.use_sides({(side.plan.transform, side.plan.tag): side.table for side in sides})
         try:
             if stage.keeps_state:
@@ -204,8 +206,7 @@ class _LevelRun:
 
     def _send(self, edge: EdgeId, partition: int, row: Row) -> None:
         if self.level_of[edge[0]] == self.level:
-            number, key, data = row
-            self.here[edge].append((number, key, self.outbox.spool.keep(data)))
+            self.here[edge] += held([row], self.spool)
         else:
             self.outbox.send(edge, partition, row)
 
@@ -262,15 +263,15 @@ class _LevelRun:
             stored = decode_rows(self.order.checkpoint.read(SIDE, waiting.file))
             if stage.keeps_state:
                 stored = [[row for row in some if row[0] % self.order.partitions == self.part] for some in stored]
-            rows = [older + newer for older, newer in zip(stored, rows, strict=True)]
+            rows = [held(older, self.spool) + newer for older, newer in zip(stored, rows, strict=True)]
         if not any(rows):
             return rows, hold_us
         processor = self.worker.pool.take(stage)
         outcome = sort(rows, processor.inputs, sides, self.order.output_us.get(stage.id, MIN_US))
         self.worker.pool.give_back(stage, processor)
-        if any(outcome.aside):
+        for some in portions(outcome.aside):
             order = self.order
-            file = order.checkpoint.write(SIDE, order.epoch, "waiting", encode_rows(outcome.aside))
+            file = order.checkpoint.write(SIDE, order.epoch, "waiting", encode_rows(some))
             self.report.waiting.append(
                 Waiting(stage.id, file, outcome.hold_us, outcome.ready_us, self.part, order.partitions)
             )

@@ -7,7 +7,7 @@ looked at window by window, and one with a trigger of its own is ready as soon a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.bundles.splitting import in_one_window_each
+from spark_jobs.beam_runner.bundles.spool import Spilled
 from spark_jobs.beam_runner.checkpoint.manifest import Waiting
 from spark_jobs.beam_runner.clock import MAX_US, micros
 from spark_jobs.beam_runner.keyed.grouped import Run, read_block, write_block
 from spark_jobs.beam_runner.planning.plan import SidePlan
 
+PORTION_BYTES = 64 << 20
 _primitives = FastPrimitivesCoder()
 
 
@@ -118,7 +120,7 @@ def _split(
 
 
 def _sorted(
-    operation: Any, data: bytes, ready_at: Callable[[Any], Mapping[str, int]], outcome: Sorted
+    operation: Any, data: bytes | Spilled, ready_at: Callable[[Any], Mapping[str, int]], outcome: Sorted
 ) -> tuple[list[WindowedValue], list[WindowedValue]]:
     ready: list[WindowedValue] = []
     aside: list[WindowedValue] = []
@@ -132,6 +134,20 @@ def _sorted(
         for label, end_us in waits_for.items():
             outcome.ready_us[label] = min(end_us, outcome.ready_us.get(label, MAX_US))
     return ready, aside
+
+
+def portions(rows: list[list[Row]]) -> Iterator[list[list[Row]]]:
+    """The rows, in order, as lists of rows that are small enough to be written and read at once."""
+    portion, size = [list[Row]() for _ in rows], 0
+    for index, some in enumerate(rows):
+        for row in some:
+            if size > 0 and size + len(row[2]) > PORTION_BYTES:
+                yield portion
+                portion, size = [list[Row]() for _ in rows], 0
+            portion[index].append(row)
+            size += len(row[2])
+    if any(portion):
+        yield portion
 
 
 def encode_rows(rows: list[list[Row]]) -> bytes:

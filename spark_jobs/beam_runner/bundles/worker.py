@@ -40,7 +40,7 @@ class Worker:
         self._truncations: dict[str, Truncation] = {}
         self._unfinalized: list[Unfinalized] = []
         self._context: PipelineContext | None = None
-        self._has_begun = False
+        self._has_classes = False
 
     @property
     def name(self) -> str:
@@ -52,12 +52,16 @@ class Worker:
             self._context = PipelineContext(beam_runner_api_pb2.Components.FromString(plan.components))
         return self._context
 
-    def begin(self, plan: Plan, order: EpochOrder) -> None:
-        """Keeps memory to what this epoch can still use; what an earlier one left to be done is done."""
-        if not self._has_begun:
+    def load_classes(self, plan: Plan) -> None:
+        """So that what was pickled by their names can be read."""
+        if not self._has_classes:
             load_row_types(plan.row_types)
             load_main_classes(plan.main_classes)
-            self._has_begun = True
+            self._has_classes = True
+
+    def begin(self, plan: Plan, order: EpochOrder) -> None:
+        """Keeps memory to what this epoch can still use; what an earlier one left to be done is done."""
+        self.load_classes(plan)
         self.finalize(order.committed)
         # What is left of earlier attempts lost: to another attempt of its task or epoch, or to an epoch without news.
         self._let_go(lambda bundle: bundle.attempt != order.attempt)

@@ -18,7 +18,7 @@ from apache_beam.utils.windowed_value import create as windowed
 from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.spool import Spilled
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
-from spark_jobs.beam_runner.keyed.grouped import read_block
+from spark_jobs.beam_runner.keyed.grouped import open_blocks
 from spark_jobs.beam_runner.keyed.panes import DriverlessPanes
 from spark_jobs.beam_runner.keyed.state import ELEMENTS, PANE, KeyGroup
 from spark_jobs.beam_runner.keyed.values import Part, joined
@@ -98,23 +98,22 @@ class FixedPanes(DriverlessPanes):
     # ---- arrival
     def _sort_in(self, blocks: Iterable[bytes | Spilled], old_us: int) -> Arrived:
         arrived: Arrived = {}
-        for block in blocks:
-            last: bytes | None = None
-            for name, key, count, data, times in read_block(block):
-                if name != last:
-                    last = name
-                    is_late = old_us >= self._window(name).expiry
-                    keys = {} if is_late else arrived.setdefault(name, {})
-                if is_late:
-                    self.dropped += count
-                    continue
-                parts = keys.get(key)
-                if parts is None:
-                    keys[key] = [(count, data)]
-                else:
-                    parts.append((count, data))
-                if times is not None:
-                    self._note_hold((name, key), times, old_us)
+        last: bytes | None = None
+        for name, key, count, data, times in open_blocks(blocks):
+            if name != last:
+                last = name
+                is_late = old_us >= self._window(name).expiry
+                keys = {} if is_late else arrived.setdefault(name, {})
+            if is_late:
+                self.dropped += count
+                continue
+            parts = keys.get(key)
+            if parts is None:
+                keys[key] = [(count, data)]
+            else:
+                parts.append((count, data))
+            if times is not None:
+                self._note_hold((name, key), times, old_us)
         return arrived
 
     def _note_hold(self, slot: tuple[bytes, bytes], times: tuple[int, ...], old_us: int) -> None:
@@ -145,7 +144,7 @@ class FixedPanes(DriverlessPanes):
     ) -> WindowedValue:
         hold, fired, count = self._head(group, window, key)
         kept = group.get(ELEMENTS, window.name, key) if count else None
-        parts = [] if kept is None else [(count, kept)]
+        parts: list[Part] = [] if kept is None else [(count, kept)]
         if arrived is not None:
             hold = self._combined(hold, self._hold(window, key))
             parts += arrived

@@ -17,9 +17,10 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.bundles.exchange import key_group
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
 from spark_jobs.beam_runner.keyed.values import Part
 
+OPEN_BYTES = 64 << 20  # of one key group, that a reader holds
 HELD_BYTES = 64 << 20  # what a writer gathers before it lets go, at the prices below
 KEY_BYTES, PAIR_BYTES = 200, 40  # a key with its list; a value in it, if it is small
 ENCODED_COPIES = 3  # encoded values are joined and packed when they leave
@@ -72,7 +73,8 @@ def fast_path(windowing: Any, components: Any) -> Layout | None:
     return Layout(by_window=True, timed=windowing.output_time != beam_runner_api_pb2.OutputTime.END_OF_WINDOW)
 
 
-Run = tuple[bytes, bytes, int, bytes, tuple[int, ...] | None]  # window, key, count, data, times in microseconds
+# window, key, count, data, times in microseconds
+Run = tuple[bytes, bytes, int, bytes | Spilled, tuple[int, ...] | None]
 
 
 def read_block(block: bytes | Spilled) -> Iterator[Run]:
@@ -84,12 +86,23 @@ def write_block(runs: Iterable[Run]) -> bytes:
     return pickle.dumps(tuple(map(list, zip(*runs, strict=True))), protocol=5)
 
 
+def open_blocks(blocks: Iterable[bytes | Spilled]) -> Iterator[Run]:
+    """The runs of blocks that are open at the same time: data beyond OPEN_BYTES goes to a file, run by run."""
+    room, spool = OPEN_BYTES, Spool(0)
+    for block in blocks:
+        room -= len(block)
+        if room >= 0:
+            yield from read_block(block)
+        else:
+            for window, key, count, data, times in read_block(block):
+                yield window, key, count, spool.keep(data), times
+
+
 def runs_by_key(blocks: Iterable[bytes | Spilled]) -> dict[bytes, list[Part]]:
     """The values of blocks that are not laid out by window, by key."""
     arrived: dict[bytes, list[Part]] = defaultdict(list)
-    for block in blocks:
-        for _, key, count, data, _ in read_block(block):
-            arrived[key].append((count, data))
+    for _, key, count, data, _ in open_blocks(blocks):
+        arrived[key].append((count, data))
     return arrived
 
 

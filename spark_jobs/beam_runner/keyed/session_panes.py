@@ -19,7 +19,7 @@ from apache_beam.utils.windowed_value import create as windowed
 from spark_jobs.beam_runner.beam_internals import last_us, start_us
 from spark_jobs.beam_runner.bundles.spool import Spilled
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, expiry_us, whole_millis
-from spark_jobs.beam_runner.keyed.grouped import read_block
+from spark_jobs.beam_runner.keyed.grouped import open_blocks
 from spark_jobs.beam_runner.keyed.panes import DriverlessPanes
 from spark_jobs.beam_runner.keyed.state import PANE, TIMES, KeyGroup
 from spark_jobs.beam_runner.keyed.values import Part, joined
@@ -70,15 +70,14 @@ class SessionPanes(DriverlessPanes):
     # ---- arrival
     def _sort_in(self, blocks: Iterable[bytes | Spilled], old_us: int) -> dict[bytes, list[_Session]]:
         arrived: dict[bytes, list[_Session]] = defaultdict(list)
-        for block in blocks:
-            for name, key, count, data, times in read_block(block):
-                window = self._window_impl.decode_nested(name)
-                end = last_us(window) + 1
-                if old_us >= expiry_us(end - 1, self._lateness):
-                    self.dropped += count
-                else:
-                    hold = self._hold(times, end, old_us)
-                    arrived[key].append(_Session(start_us(window), end, hold, 0, [(count, data)], arrived=True))
+        for name, key, count, data, times in open_blocks(blocks):
+            window = self._window_impl.decode_nested(name)
+            end = last_us(window) + 1
+            if old_us >= expiry_us(end - 1, self._lateness):
+                self.dropped += count
+            else:
+                hold = self._hold(times, end, old_us)
+                arrived[key].append(_Session(start_us(window), end, hold, 0, [(count, data)], arrived=True))
         return arrived
 
     def _hold(self, times: tuple[int, ...] | None, end: int, old_us: int) -> int:
@@ -146,7 +145,7 @@ def _decode(stored: bytes) -> list[_Session]:
     while at < len(stored):
         start, end, hold, fired, count, length = _SESSION.unpack_from(stored, at)
         at += _SESSION.size
-        parts = [(count, stored[at : at + length])] if count else []
+        parts: list[Part] = [(count, stored[at : at + length])] if count else []
         sessions.append(_Session(start, end, hold, fired, parts, arrived=False))
         at += length
     return sessions

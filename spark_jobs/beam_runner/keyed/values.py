@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from apache_beam.coders import coder_impl
 from apache_beam.coders.coders import BooleanCoder, FloatCoder, ListCoder, VarIntCoder
 
-from spark_jobs.beam_runner.bundles.spool import temporary_file
+from spark_jobs.beam_runner.bundles.spool import Spilled
 
 _COUNT = struct.Struct(">i")
 LAZY_BYTES = 64 << 10  # encoded; below this a list is made at once
 LARGE_BYTES = 256  # values of this mean size are decoded one by one; many small ones are faster in compiled code
 _SMALL_VALUES = (BooleanCoder, FloatCoder, VarIntCoder)
-SPILL_BYTES = 64 << 20  # encoded values of one key that stay in memory; the rest goes to a temporary file
+
+Part = tuple[int, bytes | Spilled]  # how many values, and their concatenated encodings
 
 
-Part = tuple[int, bytes]  # how many values, and their concatenated encodings
-
-
-def joined(parts: list[Part]) -> Part:
-    return sum([count for count, _ in parts]), b"".join([data for _, data in parts])
+def joined(parts: list[Part]) -> tuple[int, bytes]:
+    return sum([count for count, _ in parts]), b"".join([bytes(data) for _, data in parts])
 
 
 def packer(coder: Any) -> Callable[[list[Any]], Part] | None:
@@ -46,17 +43,17 @@ class ValueDecoder:
         self._decode_list = ListCoder(coder).get_impl().decode
         self._decode_one = coder.get_impl().decode_from_stream
 
-    def decode(self, count: int, data: bytes) -> list[Any]:
+    def decode(self, count: int, data: bytes | Spilled) -> list[Any]:
         # Beam's list coder loops in compiled code.
-        values: list[Any] = self._decode_list(_COUNT.pack(count) + data)
+        values: list[Any] = self._decode_list(_COUNT.pack(count) + bytes(data))
         return values
 
-    def each(self, count: int, data: bytes) -> Iterator[Any]:
+    def each(self, count: int, data: bytes | Spilled) -> Iterator[Any]:
         """The same without a list of them, if they are large."""
         if len(data) < LARGE_BYTES * count:
             yield from self.decode(count, data)
             return
-        stream = coder_impl.create_InputStream(data)
+        stream = coder_impl.create_InputStream(bytes(data))
         for _ in range(count):
             yield self._decode_one(stream, True)
 
@@ -75,32 +72,13 @@ class EncodedValues(Sequence[Any]):
     Pickles, and compares, as a list.
     """
 
-    def __init__(self, decoder: ValueDecoder, parts: Iterable[Part]) -> None:
-        self._decoder = decoder
-        self._held: list[Part] = []
-        self._spilled: list[tuple[int, int, int]] = []  # count, offset and length in the file
-        self._file: Any = None
-        self._length = held = 0
-        for count, data in parts:
-            self._length += count
-            held += len(data)
-            if held <= SPILL_BYTES:
-                self._held.append((count, data))
-            else:
-                self._spill(count, data)
-
-    def _spill(self, count: int, data: bytes) -> None:
-        if self._file is None:
-            self._file = temporary_file("beam-values-")
-        self._spilled.append((count, self._file.seek(0, os.SEEK_END), len(data)))
-        self._file.write(data)
+    def __init__(self, decoder: ValueDecoder, parts: list[Part]) -> None:
+        self._decoder, self._parts = decoder, parts
+        self._length = sum(count for count, _ in parts)
 
     def __iter__(self) -> Iterator[Any]:
-        for count, data in self._held:
+        for count, data in self._parts:
             yield from self._decoder.each(count, data)
-        for count, offset, length in self._spilled:
-            self._file.seek(offset)
-            yield from self._decoder.each(count, self._file.read(length))
 
     def __len__(self) -> int:
         return self._length

@@ -6,7 +6,6 @@ job with as many stages as there are levels. Ids are step labels, which stay the
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,14 +101,6 @@ class Plan:
     @property
     def levels(self) -> int:
         return 1 + max((stage.level for stage in self.stages), default=0)
-
-    @cached_property
-    def id(self) -> str:
-        """Changes when anything that tasks cache by it changes."""
-        digest = hashlib.sha256(self.components)
-        for stage in self.stages:
-            digest.update(stage.descriptor)
-        return digest.hexdigest()[:16]
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:

@@ -70,6 +70,7 @@ def run_task(
 def _run_task(
     worker: Worker, plan: Plan, order: EpochOrder, level: int, part: int, sent: Iterable[Sent], *, last: bool
 ) -> Iterator[TaskRun | bytes]:
+    worker.load_classes(plan)  # of which those may be that came with the parcels
     spool, parcels, read = Spool(order.memory_bytes), [], {}
     runs: list[TaskRun] = []
     for attempt, parcel, carried in sent:
@@ -81,6 +82,7 @@ def _run_task(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # once a place and task, also for what Beam wants told once a process
         out, report = run_level(worker, plan, order, level, part, open_parcels(parcels))
+    del parcels, spool  # what came in goes, while what was made is sent
     report.warnings = [_portable(warning) for warning in caught[:_MOST_WARNINGS]]
     this = TaskContext.get().taskAttemptId()
     runs.append(TaskRun(level, part, this, read, report))

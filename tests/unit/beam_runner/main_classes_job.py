@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,6 +45,10 @@ class Unpicklable:
     threads = threading.current_thread()
 
 
+class Stale(UserWarning):
+    pass
+
+
 class Check(beam.DoFn):
     """Decoded elements are of the classes that the functions name."""
 
@@ -53,6 +58,7 @@ class Check(beam.DoFn):
         assert isinstance(player.at, Point), type(player.at)
         assert isinstance(move, Move), type(move)
         assert player.at.colour in (Colour.RED, Colour.BLUE)
+        warnings.warn("an old player", Stale, stacklevel=1)
         yield player.at.colour.name, player.moved(move)
 
 

@@ -12,8 +12,12 @@ JOB = Path(__file__).with_name("main_classes_job.py")
 
 
 @pytest.mark.slow
-def test_elements_of_the_scripts_own_classes() -> None:
-    done = subprocess.run([sys.executable, str(JOB), "--tasks=2"], capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("reuse", ["true", "false"])
+def test_elements_and_warnings_of_the_scripts_own_classes(reuse: str) -> None:
+    """Without reuse each task has a new process, which reads what another one sent."""
+    flags = ["--tasks=2", f"--spark_conf=spark.python.worker.reuse={reuse}"]
+    done = subprocess.run([sys.executable, str(JOB), *flags], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     printed = [line for line in done.stderr.splitlines() if line.startswith("(")]
+    assert "Stale: an old player" in done.stderr
     assert sorted(printed) == ["('BLUE', 23)", "('RED', 13)"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import resource
 import zlib
@@ -14,14 +16,17 @@ import apache_beam as beam
 import pytest
 from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_stream
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.bundles import spool as spool_module
-from spark_jobs.beam_runner.bundles.exchange import EdgeId, Outbox, Row
-from spark_jobs.beam_runner.bundles.spool import LEAST_BYTES, Spilled, Spool
+from spark_jobs.beam_runner.bundles import waiting
+from spark_jobs.beam_runner.bundles.exchange import EdgeId, Outbox, Row, held
+from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
+from spark_jobs.beam_runner.keyed import grouped
 
-SIZE = 2 * LEAST_BYTES
+SIZE = 8 << 10
 KEYS, VALUES = 7, 40
 
 
@@ -43,9 +48,57 @@ def test_what_is_beyond_the_memory_is_read_from_a_file(tmp_path: Path, monkeypat
 def test_a_file_that_lost_its_end_is_an_error() -> None:
     lost = Spool(0).keep(bytes(SIZE))
     assert isinstance(lost, Spilled)
-    lost._file.truncate(SIZE - 1)
+    lost._file._file.truncate(SIZE - 1)
     with pytest.raises(EOFError, match="1 bytes before"):
         bytes(lost)
+
+
+def test_what_the_system_writes_in_parts_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, read = os.pwrite, os.pread
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:1000], at))
+    monkeypatch.setattr(os, "pread", lambda file, length, at: read(file, min(length, 700), at))
+    some, spool = [os.urandom(SIZE + number) for number in range(3)], Spool(0)
+    kept = [spool.keep(data) for data in some]
+    assert all(isinstance(data, Spilled) for data in kept)
+    assert [bytes(data) for data in kept] == some
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int, _data: memoryview, _at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path))
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match=f"No space left.*{tmp_path}.*SPARK_LOCAL_DIRS"):
+        Spool(0).keep(bytes(SIZE))
+
+
+def test_a_large_row_does_not_take_the_room_of_those_behind_it() -> None:
+    spool = Spool(10 * SIZE)
+    assert isinstance(spool.keep(bytes(11 * SIZE)), Spilled)
+    assert type(spool.keep(bytes(SIZE))) is bytes
+
+
+def test_a_key_group_beyond_what_may_be_open_is_read_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped, "OPEN_BYTES", 3 * SIZE)
+    blocks = [
+        grouped.write_block([(b"", b"hot", 1, bytes([n]) * SIZE, None), (b"", b"k", 1, b"few", None)]) for n in range(6)
+    ]
+    arrived = grouped.runs_by_key(blocks)
+    assert [type(data) for _, data in arrived[b"hot"]] == [bytes] * 2 + [Spilled] * 4
+    assert [bytes(data) for _, data in arrived[b"hot"]] == [bytes([n]) * SIZE for n in range(6)]
+    assert arrived[b"k"] == [(1, b"few")] * 6
+
+
+def test_rows_that_wait_are_written_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PORTION_BYTES", 3 * SIZE)
+    spool = Spool(0)
+    rows: list[list[Row]] = [held([(n, b"", bytes([n]) * SIZE) for n in range(count)], spool) for count in (4, 0, 3)]
+    stored = [waiting.decode_rows(waiting.encode_rows(portion)) for portion in waiting.portions(rows)]
+    assert [sum(map(len, portion)) for portion in stored] == [3, 3, 1]
+    joined = [[row for portion in stored for row in portion[index]] for index in range(3)]
+    assert joined == [[(n, b"", bytes([n]) * SIZE) for n in range(count)] for count in (4, 0, 3)]
+    assert list(waiting.portions([[], []])) == []
 
 
 def value(key: int, number: int) -> bytes:
@@ -146,7 +199,10 @@ def test_a_task_needs_no_memory_for_all_that_it_receives() -> None:
     assert spilled < in_memory - 400, f"{spilled} of {in_memory} MiB"
 
 
-def test_a_shuffle_spreads_its_first_elements_one_by_one_and_more_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def rows_of_a_shuffle(
+    count: int, tasks: int, monkeypatch: pytest.MonkeyPatch, *, times: int = 1
+) -> list[tuple[int, int]]:
+    """-> (task, elements) of the rows by which so many elements of one task are spread, so many epochs long."""
     rows: list[tuple[EdgeId, int, int]] = []
     send = Outbox.send
 
@@ -155,18 +211,36 @@ def test_a_shuffle_spreads_its_first_elements_one_by_one_and_more_in_chunks(monk
         send(self, edge, partition, row)
 
     monkeypatch.setattr(Outbox, "send", noted)
-    count, tasks = 20_000, 4
-    flags = ["--transport=local", f"--tasks={tasks}"]
+    flags = ["--transport=local", f"--tasks={tasks}", "--streaming"]
     with beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(flags)) as pipeline:
-        numbers = pipeline | beam.Create([0]) | beam.FlatMap(lambda _: [1] * count).with_output_types(int)
+        script = test_stream.TestStream()
+        for _ in range(times):
+            script.add_elements([count])
+        numbers = pipeline | script | beam.FlatMap(lambda count: [1] * count).with_output_types(int)
         _ = numbers | "spread" >> beam.Reshuffle() | beam.Map(lambda number: number)
+    monkeypatch.undo()
     edge = rows[-1][0]
     spread = [(partition, size) for some, partition, size in rows if some == edge]
     one = spread[0][1]
-    assert sum(size for _, size in spread) == count * one
-    assert {size for _, size in spread[:256]} == {one}
-    assert len(spread) < 2_000
+    assert sum(size for _, size in spread) == times * count * one
+    return [(partition, size // one) for partition, size in spread]
+
+
+@pytest.mark.parametrize(("count", "tasks", "most_rows"), [(20_000, 4, 2_000), (300, 100, 300), (5_000, 200, 5_000)])
+def test_a_shuffle_spreads_its_first_elements_one_by_one_and_more_in_chunks(
+    count: int, tasks: int, most_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of_a_shuffle(count, tasks, monkeypatch)
+    assert {elements for _, elements in rows[:256]} == {1}
+    assert len(rows) <= most_rows
     shares = Counter[int]()
-    for partition, size in spread:
-        shares[partition] += size // one
-    assert max(shares.values()) - min(shares.values()) < count / tasks / 32
+    for partition, elements in rows:
+        shares[partition] += elements
+    assert max(shares.values()) <= 1.1 * count / tasks + 1
+
+
+def test_a_shuffle_routes_alike_in_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an epoch that is run again does."""
+    rows = rows_of_a_shuffle(1_000, 3, monkeypatch, times=2)
+    half = len(rows) // 2
+    assert rows[:half] == rows[half:]

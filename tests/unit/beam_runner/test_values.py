@@ -8,24 +8,26 @@ import pytest
 from apache_beam.coders import FastPrimitivesCoder, VarIntCoder
 from apache_beam.coders.coders import IterableCoder
 
+from spark_jobs.beam_runner.bundles import spool as spool_module
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row, open_parcels
+from spark_jobs.beam_runner.bundles.spool import Spool
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.keyed import values as values_module
-from spark_jobs.beam_runner.keyed.values import EncodedValues, ValueDecoder
+from spark_jobs.beam_runner.keyed.values import EncodedValues, Part, ValueDecoder
 
 TRUTH = [0, 300, 7, 7, 1 << 40, -1, *range(50)]
 
 
-def encoded(size: int) -> list[tuple[int, bytes]]:
-    impl = VarIntCoder().get_impl()
+def encoded(size: int, in_memory: int = 1 << 20) -> list[Part]:
+    spool, impl = Spool(in_memory), VarIntCoder().get_impl()
     chunks = [TRUTH[at : at + size] for at in range(0, len(TRUTH), size)]
-    return [(len(chunk), b"".join(impl.encode_nested(v) for v in chunk)) for chunk in chunks]
+    return [(len(chunk), spool.keep(b"".join(impl.encode_nested(v) for v in chunk))) for chunk in chunks]
 
 
-@pytest.mark.parametrize("in_memory", [0, 20, 1 << 20])
+@pytest.mark.parametrize("in_memory", [0, 700, 1 << 20])
 def test_encoded_values_are_the_list(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
-    monkeypatch.setattr(values_module, "SPILL_BYTES", in_memory)
-    some = EncodedValues(ValueDecoder(VarIntCoder()), encoded(7))
+    monkeypatch.setattr(spool_module, "LEAST_BYTES", 1)
+    some = EncodedValues(ValueDecoder(VarIntCoder()), encoded(7, in_memory))
     assert list(some) == TRUTH
     assert list(some) == TRUTH, "a second iteration"
     assert [(a, b) for a, b in zip(some, some, strict=True)] == [(v, v) for v in TRUTH], "two iterations at once"
