@@ -38,10 +38,11 @@ def test_without_a_traceback_the_first_line_counts() -> None:
 
 
 def test_what_fails_between_bundles_says_where() -> None:
-    order: Any = SimpleNamespace(epoch=3, partitions=2)
+    order: Any = SimpleNamespace(epoch=3, partitions=2, memory_bytes=0)
+    worker: Any = SimpleNamespace(load_classes=lambda _: None)
     sent = (pickle.loads(packed) for packed in [b"?"])  # as Spark's worker reads what was sent
     with pytest.raises(pickle.UnpicklingError) as failed:
-        list(spark_worker.run_task(None, None, order, 1, 0, sent, last=False))  # type: ignore[arg-type]
+        list(spark_worker.run_task(worker, None, order, 1, 0, sent, last=False))  # type: ignore[arg-type]
     assert failed.value.__notes__ == ["in epoch 3, task 0 of 2, between bundles of level 1"]
 
 
