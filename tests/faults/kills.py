@@ -6,6 +6,7 @@ file away and kills: each kill happens once, however many processes come by and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -126,7 +127,9 @@ def _is(process: psutil.Process, program: str) -> psutil.Process | None:
 def _executors(root: Path) -> Any:
     """Executor JVMs of this job on a cluster: only they have the variable in their environment, set by Spark."""
     for process in psutil.process_iter(["name"]):
-        if process.info["name"] != "java" or process.environ().get(ROOT_VARIABLE) != str(root):
+        if process.info["name"] != "java":
             continue
-        if "CoarseGrainedExecutorBackend" in " ".join(process.cmdline()):
-            yield process
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends while it is looked at
+            is_ours = process.environ().get(ROOT_VARIABLE) == str(root)
+            if is_ours and "CoarseGrainedExecutorBackend" in " ".join(process.cmdline()):
+                yield process
