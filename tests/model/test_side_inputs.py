@@ -218,6 +218,27 @@ def test_late_elements_still_see_their_side_window(stage: Stage) -> None:
     assert [(o.epoch, o.value) for o in stage.outs()] == [(1, ("a", 1, [20]))]
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["side goes on", "side has ended"])
+def test_elements_of_windows_that_have_expired_are_dropped_before_they_see_an_empty_side_input(
+    stage: Stage, ended: bool
+) -> None:
+    side = [step(at(2, ("s", 20)), watermark=20), *([] if ended else [step(watermark=20)] * 2), step()]
+    main = [
+        step(at(1, ("a", 1)), at(3, ("a", 2)), watermark=20),
+        step(at(4, ("late", 3)), at(21, ("b", 4)), at(14, ("late", 5)), watermark=21),
+        step(at(5, ("late", 6)), at(16, ("in time", 7)), watermark=22),
+        step(),
+    ]
+    stage.play(lambda p: stage.collect(fixed_side(p, side, main, lateness=5)))
+    assert [o.value for o in stage.outs() if o.value[1] < 4] == [("a", 1, [20]), ("a", 2, [20])]
+    assert sorted(o.value for o in stage.outs() if o.value[1] > 3) == [
+        ("b", 4, []),
+        ("in time", 7, []),
+        ("late", 5, []),
+    ]
+    assert stage.counters()["droppedDueToLateness"] == 2
+
+
 def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:
     """The slowly updating pattern: a global window that fires for each element; main sees the latest pane."""
     side_script = [step(at(1, ("s", 10)), watermark=1), step(), step(), step(at(2, ("s", 20)))] + [step()] * 4

@@ -22,7 +22,14 @@ from spark_jobs.beam_runner.bundles.worker import Unfinalized, Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import SIDE
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Residual, SidePart, Waiting
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US
-from spark_jobs.beam_runner.keyed.keyed_stage import Panes, load_groups, pane_driver, run_grouping, run_stateful
+from spark_jobs.beam_runner.keyed.keyed_stage import (
+    Panes,
+    late_elements,
+    load_groups,
+    pane_driver,
+    run_grouping,
+    run_stateful,
+)
 from spark_jobs.beam_runner.keyed.state_files import StateWriter
 from spark_jobs.beam_runner.planning.plan import GROUP, Plan, StagePlan
 
@@ -269,6 +276,7 @@ class _LevelRun:
         processor = self.worker.pool.take(stage)
         outcome = sort(rows, processor.inputs, sides, self.order.output_us.get(stage.id, MIN_US))
         self.worker.pool.give_back(stage, processor)
+        self.report.metrics.setdefault(stage.id, []).extend(late_elements(outcome.dropped, processor.step))
         for some in portions(outcome.aside):
             order = self.order
             file = order.checkpoint.write(SIDE, order.epoch, "waiting", encode_rows(some))

@@ -3,6 +3,9 @@
 What waits is kept in a file of the checkpoint, and holds the stage's input watermark: no timer fires and no window
 closes before it was processed. Side inputs that are bounded are complete or not as a whole; those that are not are
 looked at window by window, and one with a trigger of its own is ready as soon as it has fired for the window.
+
+Windows of a side input that no element in time can ask for are forgotten. An element that asks nevertheless is later
+than its windowing allows: it is dropped and counted, as in front of a grouping, and never sees an empty window.
 """
 
 from __future__ import annotations
@@ -14,17 +17,20 @@ from typing import Any
 from apache_beam.coders import FastPrimitivesCoder
 from apache_beam.utils.windowed_value import WindowedValue
 
+from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.bundles.splitting import in_one_window_each
 from spark_jobs.beam_runner.bundles.spool import Spilled
 from spark_jobs.beam_runner.checkpoint.manifest import Waiting
-from spark_jobs.beam_runner.clock import MAX_US, micros
+from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
 from spark_jobs.beam_runner.keyed.grouped import Run, read_block, write_block
 from spark_jobs.beam_runner.planning.plan import SidePlan
 
 PORTION_BYTES = 64 << 20
 _primitives = FastPrimitivesCoder()
+# Main window -> the watermarks that it waits for, by side input; none if all are ready for it; None if one has gone.
+ReadyAt = Callable[[Any], Mapping[str, int] | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Sorted:
     ready: list[list[Row]]
     aside: list[list[Row]]
     hold_us: int = MAX_US
+    dropped: int = 0
     ready_us: dict[str, int] = field(default_factory=dict)  # as in Waiting
 
 
@@ -56,17 +63,20 @@ def may_be_ready(waiting: Waiting, sides: Iterable[Side]) -> bool:
 
 
 def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_us: int) -> Sorted:
-    """`operations`: of the stage's inputs, to decode its rows. `floor_us`: the least time of rows not looked into."""
+    """`operations`: of the stage's inputs, to decode its rows.
+
+    `floor_us`: the stage's output watermark, which is the least time of rows not looked into.
+    """
     incomplete = [side for side in sides if not side.plan.unbounded and side.watermark_us < MAX_US]
     if incomplete:
         is_any = any(rows)
         ready_us = {side.plan.label: MAX_US - 1 for side in incomplete}
-        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, ready_us)
-    windowed = [side for side in sides if side.plan.waits and side.watermark_us < MAX_US]
+        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, ready_us=ready_us)
+    windowed = [side for side in sides if side.plan.waits and (side.watermark_us < MAX_US or floor_us > MIN_US)]
     if not windowed:
         return Sorted(rows, [[] for _ in rows])
     outcome = Sorted([], [])
-    ready_at = _ready_at(windowed)
+    ready_at = _ready_at(windowed, floor_us)
     for operation, some in zip(operations, rows, strict=True):
         now, later = _split(operation, some, ready_at, outcome)
         outcome.ready.append(now)
@@ -74,17 +84,21 @@ def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_
     return outcome
 
 
-def _ready_at(sides: list[Side]) -> Callable[[Any], Mapping[str, int]]:
-    """-> main window -> the watermarks that it waits for, by side input; none if all are ready for it."""
-    known: dict[Any, dict[str, int]] = {}
+def _ready_at(sides: list[Side], floor_us: int) -> ReadyAt:
+    known: dict[Any, dict[str, int] | None] = {}
 
-    def ready_at(main_window: Any) -> Mapping[str, int]:
+    def ready_at(main_window: Any) -> Mapping[str, int] | None:
         if main_window not in known:
             ends = [(side.plan.label, _end_if_not_ready(side, main_window)) for side in sides]
-            known[main_window] = {label: end for label, end in ends if end is not None}
+            waits_for = {label: end for label, end in ends if end is not None}
+            known[main_window] = None if any(_is_forgotten(s, main_window, floor_us) for s in sides) else waits_for
         return known[main_window]
 
     return ready_at
+
+
+def _is_forgotten(side: Side, main_window: Any, floor_us: int) -> bool:
+    return last_us(side.table.window_for(main_window)) < floor_us - side.plan.lateness_us
 
 
 def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
@@ -95,9 +109,7 @@ def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
     return end_us
 
 
-def _split(
-    operation: Any, rows: list[Row], ready_at: Callable[[Any], Mapping[str, int]], outcome: Sorted
-) -> tuple[list[Row], list[Row]]:
+def _split(operation: Any, rows: list[Row], ready_at: ReadyAt, outcome: Sorted) -> tuple[list[Row], list[Row]]:
     now: list[Row] = []
     later: list[Row] = []
     for group, key, data in rows:
@@ -105,12 +117,13 @@ def _split(
         runs: Iterable[Run] = read_block(data) if is_block else [(b"", b"", 0, bytes(data), None)]
         ready: list[Run] = []
         aside: list[Run] = []
+        dropped = outcome.dropped
         for window, user_key, _, encoded, times in runs:
             for elements, part in zip(_sorted(operation, encoded, ready_at, outcome), (ready, aside), strict=True):
                 if elements:
                     kept = b"".join(map(operation.windowed_coder_impl.encode_nested, elements))
                     part.append((window, user_key, len(elements), kept, times))
-        if not aside:
+        if not aside and outcome.dropped == dropped:
             now.append((group, key, data))
             continue
         for some, part in ((now, ready), (later, aside)):
@@ -120,12 +133,15 @@ def _split(
 
 
 def _sorted(
-    operation: Any, data: bytes | Spilled, ready_at: Callable[[Any], Mapping[str, int]], outcome: Sorted
+    operation: Any, data: bytes | Spilled, ready_at: ReadyAt, outcome: Sorted
 ) -> tuple[list[WindowedValue], list[WindowedValue]]:
     ready: list[WindowedValue] = []
     aside: list[WindowedValue] = []
     for element in in_one_window_each(operation.decode(data)):
         waits_for = ready_at(element.windows[0])
+        if waits_for is None:
+            outcome.dropped += 1
+            continue
         if not waits_for:
             ready.append(element)
             continue

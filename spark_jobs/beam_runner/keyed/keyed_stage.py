@@ -135,9 +135,13 @@ def _collect_windows(group: KeyGroup, window_impl: Any, lateness_us: int, waterm
         group.drop_window(USER, window)
 
 
-def _with_dropped(result: BundleResult, processor: StageProcessor, dropped: int) -> BundleResult:
-    """The bundle's result with its late elements counted, as a metric of the stage's step like any other."""
+def late_elements(dropped: int, step: str) -> list[bytes]:
+    """So many elements that were too late, as a metric of their step like any other."""
     if not dropped:
-        return result
-    info = monitoring_infos.int64_user_counter(LATE_NAMESPACE, LATE_NAME, dropped, ptransform=processor.step)
-    return replace(result, metrics=[*result.metrics, info.SerializeToString()])
+        return []
+    info = monitoring_infos.int64_user_counter(LATE_NAMESPACE, LATE_NAME, dropped, ptransform=step)
+    return [info.SerializeToString()]
+
+
+def _with_dropped(result: BundleResult, processor: StageProcessor, dropped: int) -> BundleResult:
+    return replace(result, metrics=[*result.metrics, *late_elements(dropped, processor.step)])
