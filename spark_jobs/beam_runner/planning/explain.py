@@ -7,15 +7,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from apache_beam.portability.api import beam_fn_api_pb2
+
 from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, SHUFFLE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.state_format import state_words
 from spark_jobs.beam_runner.planning.upgrade import Change, refused
 
+OWN_URNS = "beam_runner:"  # of a stage's two ends
 _ARROWS = {FORWARD: "-->", SHUFFLE: "-->|shuffle|", GROUP: "==>|group by key|", KEYED: "==>|by key|"}
 
 
 def to_text(plan: Plan) -> str:
-    """By level; under each stage what it reads, keeps and publishes."""
+    """By level; under each stage the steps that it runs beside the first, what it reads, keeps and publishes."""
     lines: list[str] = []
     for level in range(plan.levels):
         lines.append(f"level {level}")
@@ -26,13 +29,21 @@ def to_text(plan: Plan) -> str:
 
 
 def _facts(stage: StagePlan) -> list[str]:
-    lines = [f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs]
+    others = other_steps(stage)
+    lines = [f"runs {', '.join(others)}"] if others else []
+    lines += [f"{i.kind} <- {', '.join(i.producers)}" if i.producers else i.kind for i in stage.inputs]
     lines += [f"side input <- {side.label}, for {side.transform}" for side in stage.sides]
     lines += [f"source {label}" for label in stage.sources]
     if stage.keeps_state:
         words = state_words(stage.state_format)
         lines += ["keeps state, which depends on", *(f"  {name}: {value}" for name, value in words.items())]
     return lines + [f"publishes {label}" for label in stage.publishes]
+
+
+def other_steps(stage: StagePlan) -> list[str]:
+    """Those that are fused with the one that the stage is named after."""
+    transforms = beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor).transforms
+    return sorted(name for name, t in transforms.items() if not t.spec.urn.startswith(OWN_URNS) and name != stage.id)
 
 
 def to_document(plan: Plan) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from spark_jobs.beam_runner.errors import (
     StepError,
     WorkerLostError,
 )
+from spark_jobs.beam_runner.planning.explain import other_steps
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
 from spark_jobs.shipping import is_local
@@ -110,12 +111,12 @@ class SparkTransport:
         if task is None or not stages or not isinstance(failure, WorkerLostError):
             return failure
         level = first_level + stages.index(int(task[2]))
-        steps = ", ".join(stage.id for stage in plan.stages if stage.level == level)
+        steps = "; ".join(", ".join([s.id, *other_steps(s)]) for s in plan.stages if s.level == level)
         return WorkerLostError(
             f"Epoch {order.epoch} lost the worker of task {task[1]} of {self.partitions} in level {level}, which runs "
             f"{steps}: {failure.message}",
             hint=f"If it was killed for its memory (the log of the machine's kernel or of Spark's executor says so): "
-            f"{MORE_MEMORY}. {failure.hint}",
+            f"{MORE_MEMORY}. A step, or a library that it calls, may also have ended its process. {failure.hint}",
         )
 
     def committed(self, bundles: Mapping[str, str]) -> None:
