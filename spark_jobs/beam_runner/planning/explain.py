@@ -9,11 +9,11 @@ from typing import Any
 
 from apache_beam.portability.api import beam_fn_api_pb2
 
+from spark_jobs.beam_runner.bundles.operations import INPUT_URN, OUTPUT_URN
 from spark_jobs.beam_runner.planning.plan import FORWARD, GROUP, KEYED, SHUFFLE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.state_format import state_words
 from spark_jobs.beam_runner.planning.upgrade import Change, refused
 
-OWN_URNS = "beam_runner:"  # of a stage's two ends
 _ARROWS = {FORWARD: "-->", SHUFFLE: "-->|shuffle|", GROUP: "==>|group by key|", KEYED: "==>|by key|"}
 
 
@@ -43,7 +43,9 @@ def _facts(stage: StagePlan) -> list[str]:
 def other_steps(stage: StagePlan) -> list[str]:
     """Those that are fused with the one that the stage is named after."""
     transforms = beam_fn_api_pb2.ProcessBundleDescriptor.FromString(stage.descriptor).transforms
-    return sorted(name for name, t in transforms.items() if not t.spec.urn.startswith(OWN_URNS) and name != stage.id)
+    return sorted(
+        name for name, t in transforms.items() if t.spec.urn not in (INPUT_URN, OUTPUT_URN) and name != stage.id
+    )
 
 
 def to_document(plan: Plan) -> dict[str, Any]:
