@@ -93,17 +93,11 @@ def run_prism(binary: str, build: Build, elements: int) -> int:
 
 def measure(spark: Any, elements: int, turns: int, prism: str | None) -> Iterator[Figure]:
     for how, build in (("group", group), ("combine", combine)):
-
-        def ours(size: int, build: Build = build) -> int:
-            return run_beam(SparkRunner(spark), build, size, [f"--tasks={CORES}"])
-
-        def rdd(size: int, how: str = how) -> int:
-            return run_rdd(spark.sparkContext, how, size)
-
-        def in_memory(size: int, build: Build = build) -> int:
-            return run_beam(FnApiRunner(), build, size, [])
-
-        peers: dict[str, tuple[str, Run]] = {"PySpark RDD": ("<= 3", rdd), "FnApiRunner": ("<= 1", in_memory)}
+        ours: Run = partial(run_beam, SparkRunner(spark), build, flags=[f"--tasks={CORES}"])
+        peers: dict[str, tuple[str, Run]] = {
+            "PySpark RDD": ("<= 3", partial(run_rdd, spark.sparkContext, how)),
+            "FnApiRunner": ("<= 1", partial(run_beam, FnApiRunner(), build, flags=[])),
+        }
         yield from compare(how, elements, turns, ours, peers)
         if prism:
             yield from compare(how, PRISM_PAIRS, turns, ours, {"Prism": ("<= 1", partial(run_prism, prism, build))})
@@ -114,8 +108,9 @@ def compare(how: str, elements: int, turns: int, ours: Run, peers: dict[str, tup
     truth = sum(value for block in range(BLOCKS) for _, value in pairs(block, elements // BLOCKS))
     walls: dict[str, list[float]] = defaultdict(list)
     processors: dict[str, list[float]] = defaultdict(list)
+    runs = {"ours": ours, **{name: run for name, (_, run) in peers.items()}}
     for turn in range(turns + 1):
-        for name, run in {"ours": ours, **{name: run for name, (_, run) in peers.items()}}.items():
+        for name, run in runs.items():
             began, before = time.perf_counter(), processor_seconds()
             assert run(elements) == truth
             if turn:  # the first warms up

@@ -232,9 +232,10 @@ class _LevelRun:
             parts = [*self.order.sides.get(plan.label, ()), *added]
             # What a restriction's outputs have left behind, its element may still look at.
             output_us = MIN_US if stage.splittable else self.order.output_us.get(stage.id, MIN_US)
-            table.hold(parts, self._chunks, self.order.folded, output_us - plan.lateness_us)
+            left_us = output_us - plan.lateness_us
+            table.hold(parts, self._chunks, self.order.folded, left_us)
             watermark_us = min([self.watermarks.get(p, MAX_US) for p in plan.producers], default=MAX_US)
-            sides.append(Side(plan, table, watermark_us, bool(added)))
+            sides.append(Side(plan, table, watermark_us, bool(added), left_us))
         return sides
 
     def _chunks(self, part: SidePart) -> Iterable[bytes]:

@@ -41,6 +41,7 @@ class Side:
     table: SideTable
     watermark_us: int
     is_new: bool  # something was added in this epoch
+    left_us: int  # its windows that end before this are forgotten
 
 
 @dataclass
@@ -50,8 +51,8 @@ class Sorted:
     ready: list[list[Row]]
     aside: list[list[Row]]
     hold_us: int = MAX_US
-    dropped: int = 0
     ready_us: dict[str, int] = field(default_factory=dict)  # as in Waiting
+    dropped: int = 0
 
 
 def may_be_ready(waiting: Waiting, sides: Iterable[Side]) -> bool:
@@ -63,20 +64,17 @@ def may_be_ready(waiting: Waiting, sides: Iterable[Side]) -> bool:
 
 
 def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_us: int) -> Sorted:
-    """`operations`: of the stage's inputs, to decode its rows.
-
-    `floor_us`: the stage's output watermark, which is the least time of rows not looked into.
-    """
+    """`operations`: of the stage's inputs, to decode its rows. `floor_us`: the least time of rows not looked into."""
     incomplete = [side for side in sides if not side.plan.unbounded and side.watermark_us < MAX_US]
     if incomplete:
         is_any = any(rows)
         ready_us = {side.plan.label: MAX_US - 1 for side in incomplete}
-        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, ready_us=ready_us)
-    windowed = [side for side in sides if side.plan.waits and (side.watermark_us < MAX_US or floor_us > MIN_US)]
+        return Sorted([[] for _ in rows], rows, floor_us if is_any else MAX_US, ready_us)
+    windowed = [side for side in sides if side.plan.waits and (side.watermark_us < MAX_US or side.left_us > MIN_US)]
     if not windowed:
         return Sorted(rows, [[] for _ in rows])
     outcome = Sorted([], [])
-    ready_at = _ready_at(windowed, floor_us)
+    ready_at = _ready_at(windowed)
     for operation, some in zip(operations, rows, strict=True):
         now, later = _split(operation, some, ready_at, outcome)
         outcome.ready.append(now)
@@ -84,21 +82,21 @@ def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_
     return outcome
 
 
-def _ready_at(sides: list[Side], floor_us: int) -> ReadyAt:
+def _ready_at(sides: list[Side]) -> ReadyAt:
     known: dict[Any, dict[str, int] | None] = {}
 
     def ready_at(main_window: Any) -> Mapping[str, int] | None:
         if main_window not in known:
             ends = [(side.plan.label, _end_if_not_ready(side, main_window)) for side in sides]
             waits_for = {label: end for label, end in ends if end is not None}
-            known[main_window] = None if any(_is_forgotten(s, main_window, floor_us) for s in sides) else waits_for
+            known[main_window] = None if any(_is_forgotten(side, main_window) for side in sides) else waits_for
         return known[main_window]
 
     return ready_at
 
 
-def _is_forgotten(side: Side, main_window: Any, floor_us: int) -> bool:
-    return last_us(side.table.window_for(main_window)) < floor_us - side.plan.lateness_us
+def _is_forgotten(side: Side, main_window: Any) -> bool:
+    return last_us(side.table.window_for(main_window)) < side.left_us
 
 
 def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
@@ -114,7 +112,7 @@ def _split(operation: Any, rows: list[Row], ready_at: ReadyAt, outcome: Sorted) 
     later: list[Row] = []
     for group, key, data in rows:
         is_block = operation.key_impl is not None
-        runs: Iterable[Run] = read_block(data) if is_block else [(b"", b"", 0, bytes(data), None)]
+        runs: Iterable[Run] = read_block(data) if is_block else [(b"", b"", 0, data, None)]
         ready: list[Run] = []
         aside: list[Run] = []
         dropped = outcome.dropped

@@ -244,10 +244,10 @@ def test_a_window_that_ends_at_the_beginning_of_1970_is_waited_for_too() -> None
         def window_for(self, main_window: Any) -> Any:
             return window.IntervalWindow(Timestamp(micros=-9), Timestamp(micros=1))
 
-    plan = SimpleNamespace(label="side", triggered=False, lateness_us=5)
-    side = Side(plan, Table(), watermark_us=-5, is_new=False)  # type: ignore[arg-type]
-    assert _ready_at([side], -5)(window.GlobalWindow()) == {"side": 0}
+    plan = SimpleNamespace(label="side", triggered=False)
+    side = Side(plan, Table(), watermark_us=-5, is_new=False, left_us=-10)  # type: ignore[arg-type]
+    assert _ready_at([side])(window.GlobalWindow()) == {"side": 0}
     later = replace(side, watermark_us=1)
-    assert _ready_at([later], 1)(window.GlobalWindow()) == {}
-    assert _ready_at([later], 5)(window.GlobalWindow()) == {}, "late, but allowed"
-    assert _ready_at([later], 6)(window.GlobalWindow()) is None
+    assert _ready_at([replace(later, left_us=-4)])(window.GlobalWindow()) == {}
+    assert _ready_at([replace(later, left_us=0)])(window.GlobalWindow()) == {}, "late, but allowed"
+    assert _ready_at([replace(later, left_us=1)])(window.GlobalWindow()) is None
