@@ -123,10 +123,10 @@ def test_the_item_limit_counts_nested_items_and_ends_soon() -> None:
     inner = {"type": "array", "items": {"type": "array", "items": "null"}}
     schema = one(inner)
     hostile = b"\x80\x40" + b"\x80\x40\x00" * 4096 + b"\x00"  # 4,096 lists of 4,096 nulls in 12 kB
-    started = time.perf_counter()
+    started = time.process_time()
     result = Decoder(schema, schema).decode(binary([hostile]))
     assert result.reasons == ["too_many_items"]
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
     at_limit = write(one({"type": "array", "items": "boolean"}), {"a": [True] * MAX_ITEMS})
     flat = one({"type": "array", "items": "boolean"})
@@ -136,9 +136,9 @@ def test_the_item_limit_counts_nested_items_and_ends_soon() -> None:
 def test_a_failed_message_does_not_prolong_the_loop_over_items() -> None:
     schema = one({"type": "map", "values": "string"})
     claims = b"\xa0\x9c\x01"  # 10,000 entries, and none follows
-    started = time.perf_counter()
+    started = time.process_time()
     assert Decoder(schema, schema).decode(binary([claims, b"\x00"])).reasons == ["truncated"]
-    assert time.perf_counter() - started < 0.3, "10,000 turns take about a second"
+    assert time.process_time() - started < 0.3, "10,000 turns take about a second"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ time.sleep(60)
 
 
 def wait_for(log: Path) -> str:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while not (text := log.read_text()).endswith("\n"):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -68,7 +68,7 @@ def test_stop_kills_a_group_that_does_not_listen(tmp_path: Path) -> None:
 
 def test_a_zombie_has_ended(tmp_path: Path) -> None:
     process, child = spawn(["true"], cwd=tmp_path, log=tmp_path / "log")
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 60
     while process.is_running:  # never waited for by us: it stays a zombie
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
