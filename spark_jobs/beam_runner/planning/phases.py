@@ -1,7 +1,11 @@
-"""The runner's own optimiser phases, for what Beam's do not cover. Each maps stages to stages, as Beam's do."""
+"""Optimises a pipeline into stages: Beam's phases, and the runner's own for what Beam's do not cover.
+
+Each maps stages to stages, as Beam's do.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,8 +17,55 @@ from spark_jobs.beam_runner.beam_internals import Stage, TransformContext, bundl
 RESHUFFLE_URN = common_urns.composites.RESHUFFLE.urn
 TEST_STREAM_URN = common_urns.primitives.TEST_STREAM.urn
 RESHUFFLE_BUFFER, PUBLISH_BUFFER, SCRIPT_BUFFER = "reshuffle", "publish", "script"
+# Transforms that the phases below take whole, or Beam's own do.
+KNOWN_URNS = frozenset(
+    [
+        common_urns.primitives.FLATTEN.urn,
+        common_urns.primitives.GROUP_BY_KEY.urn,
+        RESHUFFLE_URN,
+        TEST_STREAM_URN,
+        PUBLISH_URN,
+    ]
+)
 # Where an element meets a ParDo's side inputs first.
 WAITS_FOR_SIDES = frozenset([common_urns.primitives.PAR_DO.urn, common_urns.sdf_components.PAIR_WITH_RESTRICTION.urn])
+
+
+def optimise(proto: Any, *, streaming: bool, is_drain: bool) -> tuple[TransformContext, list[Stage]]:
+    """Beam's phases in the order of its in-memory runner, with ours in between.
+
+    A stream keeps each combiner as a step of its own, as Beam's other runners have it: packed ones would share their
+    state under a name that changes with each of them.
+    """
+    t = translations
+    context, stages = t.create_and_optimize_stages(
+        copy.deepcopy(proto),
+        phases=[
+            t.annotate_downstream_side_inputs,
+            t.annotate_stateful_dofns_as_roots,
+            t.fix_side_input_pcoll_coders,
+            *([] if streaming else [t.pack_combiners]),
+            lift_combiners_that_keep_timestamps,
+            t.expand_sdf,
+            begin_stages_that_wait,
+            expand_reshuffle,
+            expand_publish,
+            expand_test_stream,
+            t.expand_gbk,
+            t.sink_flattens,
+            t.greedily_fuse,
+            t.read_to_impulse,
+            t.impulse_to_input,
+            t.sort_stages,
+            t.add_impulse_to_dangling_transforms,
+            t.setup_timer_mapping,
+            t.populate_data_channel_coders,
+        ],
+        known_runner_urns=KNOWN_URNS,
+        use_state_iterables=False,
+        is_drain=is_drain,
+    )
+    return context, stages
 
 
 def _io_stage(name: str, urn: str, payload: bytes, follows: Iterable[Stage], like: Stage, **pcolls: Any) -> Stage:

@@ -57,14 +57,12 @@ def state_format(
     for name, spec in cells:
         cell = spec.WhichOneof("spec")
         fields = getattr(spec, cell).ListFields()
-        coders = [
-            _coder_words(components, context, value) for field, value in fields if field.name.endswith("coder_id")
-        ]
+        coders = [coder_words(components, context, value) for field, value in fields if field.name.endswith("coder_id")]
         words[_CELLS + name] = f"{cell.removesuffix('_spec')}({', '.join(coders)})"
     for name, timer in timers:
         domain = beam_runner_api_pb2.TimeDomain.Enum.Name(timer.time_domain).lower().replace("_", " ")
-        coder_words = _coder_words(components, context, timer.timer_family_coder_id)
-        words[_TIMERS + name.removeprefix("ts-")] = f"{domain}, {coder_words}"
+        payload = coder_words(components, context, timer.timer_family_coder_id)
+        words[_TIMERS + name.removeprefix("ts-")] = f"{domain}, {payload}"
     for (step, label), (view, lateness_us) in reads.items():
         words[_reads(step, label)] = f"{view}, {lateness_us / 1e6:g} s late"
     return json.dumps(words, sort_keys=True)
@@ -134,12 +132,13 @@ def _words_of(text: str) -> dict[str, str]:
 
 def _stored_words(components: Any, context: PipelineContext, coder: str, windowing: str) -> dict[str, str]:
     return {
-        "coder": _coder_words(components, context, coder),
-        "windows": _window_words(components.windowing_strategies[windowing].window_fn),
+        "coder": coder_words(components, context, coder),
+        "windows": window_words(components.windowing_strategies[windowing].window_fn),
     }
 
 
-def _coder_words(components: Any, context: PipelineContext, coder_id: str) -> str:
+def coder_words(components: Any, context: PipelineContext, coder_id: str) -> str:
+    """What two coders agree on if each reads what the other wrote."""
     coder = components.coders[coder_id]
     if coder.spec.urn == _PICKLED:
         custom = context.coders[coder_id]
@@ -150,7 +149,7 @@ def _coder_words(components: Any, context: PipelineContext, coder_id: str) -> st
         return _row_words(schema_pb2.Schema.FromString(coder.spec.payload))
     if coder.spec.payload:
         name += f"{{{zlib.crc32(coder.spec.payload):08x}}}"
-    inner = ", ".join(_coder_words(components, context, c) for c in coder.component_coder_ids)
+    inner = ", ".join(coder_words(components, context, c) for c in coder.component_coder_ids)
     return f"{name}({inner})" if inner else name
 
 
@@ -180,7 +179,8 @@ def _type_words(field: schema_pb2.FieldType) -> str:
     return words + ("?" if field.nullable else "")
 
 
-def _window_words(window_fn: Any) -> str:
+def window_words(window_fn: Any) -> str:
+    """A window function with its parameters, as a person would say it."""
     if window_fn.urn == common_urns.global_windows.urn:
         return "the global window"
     if window_fn.urn not in _WINDOWS:

@@ -1,8 +1,7 @@
-"""Portable pipeline proto -> Plan: Beam's optimiser phases, then levels, inputs and outputs per stage."""
+"""Portable pipeline proto -> Plan: optimised stages, then levels, inputs and outputs per stage."""
 
 from __future__ import annotations
 
-import copy
 import graphlib
 import logging
 import pickle
@@ -25,7 +24,6 @@ from spark_jobs.beam_runner.beam_internals import (
     common_urns,
     is_singleton,
     main_classes,
-    operation_urns,
     proto_utils,
     row_types,
     translations,
@@ -52,6 +50,7 @@ from spark_jobs.beam_runner.planning.plan import (
     SidePlan,
     StagePlan,
 )
+from spark_jobs.beam_runner.planning.refusals import keeps_state, refuse_unsupported
 from spark_jobs.beam_runner.planning.script import Script, read_script
 from spark_jobs.beam_runner.planning.state_format import state_format, stored_format
 
@@ -59,20 +58,11 @@ _log = logging.getLogger(__name__)
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
-_KNOWN_URNS = frozenset(
-    [
-        common_urns.primitives.FLATTEN.urn,
-        common_urns.primitives.GROUP_BY_KEY.urn,
-        phases.RESHUFFLE_URN,
-        phases.TEST_STREAM_URN,
-        PUBLISH_URN,
-    ]
-)
 
 
 def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -> Plan:
     """Raises UnsupportedPipelineError, with every gap by name, before anything runs."""
-    _refuse_unsupported(proto)
+    refuse_unsupported(proto)
     publishers = {
         t.unique_name: t.spec.payload for t in proto.components.transforms.values() if t.spec.urn == PUBLISH_URN
     }
@@ -84,70 +74,8 @@ def make_plan(proto: Any, options: PipelineOptions, *, is_drain: bool = False) -
             "s" * (len(sources) > 1),
             ", ".join(sources),
         )
-    context, stages = optimise(proto, streaming=streaming, is_drain=is_drain)
+    context, stages = phases.optimise(proto, streaming=streaming, is_drain=is_drain)
     return _Translation(context, stages, options, publishers).plan(scripts[0] if scripts else None)
-
-
-def optimise(proto: Any, *, streaming: bool, is_drain: bool) -> tuple[TransformContext, list[Stage]]:
-    """Beam's phases in the order of its in-memory runner, with ours in between.
-
-    A stream keeps each combiner as a step of its own, as Beam's other runners have it: packed ones would share their
-    state under a name that changes with each of them.
-    """
-    t = translations
-    context, stages = t.create_and_optimize_stages(
-        copy.deepcopy(proto),
-        phases=[
-            t.annotate_downstream_side_inputs,
-            t.annotate_stateful_dofns_as_roots,
-            t.fix_side_input_pcoll_coders,
-            *([] if streaming else [t.pack_combiners]),
-            phases.lift_combiners_that_keep_timestamps,
-            t.expand_sdf,
-            phases.begin_stages_that_wait,
-            phases.expand_reshuffle,
-            phases.expand_publish,
-            phases.expand_test_stream,
-            t.expand_gbk,
-            t.sink_flattens,
-            t.greedily_fuse,
-            t.read_to_impulse,
-            t.impulse_to_input,
-            t.sort_stages,
-            t.add_impulse_to_dangling_transforms,
-            t.setup_timer_mapping,
-            t.populate_data_channel_coders,
-        ],
-        known_runner_urns=_KNOWN_URNS,
-        use_state_iterables=False,
-        is_drain=is_drain,
-    )
-    return context, stages
-
-
-def _refuse_unsupported(proto: Any) -> None:
-    gaps = []
-    scripts = [t for t in proto.components.transforms.values() if t.spec.urn == phases.TEST_STREAM_URN]
-    for script in scripts:
-        if beam_runner_api_pb2.TestStreamPayload.FromString(script.spec.payload).endpoint.url:
-            gaps.append(f"{script.unique_name}: a TestStream whose events come from a service")
-    if len(scripts) > 1:
-        gaps.append(f"{', '.join(sorted(s.unique_name for s in scripts))}: more than one TestStream")
-    gaps += [
-        f"{transform.unique_name}: state or timers in windows that merge"
-        for transform in proto.components.transforms.values()
-        if _keeps_state(transform) and any(_merges(proto.components, pcoll) for pcoll in transform.inputs.values())
-    ]
-    composites = _KNOWN_URNS | translations.KNOWN_COMPOSITES
-    known = composites | operation_urns() | {common_urns.primitives.IMPULSE.urn}
-    leaves = translations.leaf_transform_stages(proto.root_transform_ids, proto.components, known_composites=composites)
-    gaps += [
-        f"{leaf.unique_name}: a transform of the unknown kind {leaf.spec.urn or '(none)'}"
-        for leaf in (stage.transforms[0] for stage in leaves)
-        if leaf.spec.urn not in known
-    ]
-    if gaps:
-        raise UnsupportedPipelineError(gaps)
 
 
 def _unbounded_sources(components: Any) -> list[str]:
@@ -160,17 +88,6 @@ def _unbounded_sources(components: Any) -> list[str]:
         and any(phases.is_unbounded(components, pcoll) for pcoll in leaf.outputs.values())
         and not any(phases.is_unbounded(components, pcoll) for pcoll in leaf.inputs.values())
     )
-
-
-def _keeps_state(transform: Any) -> bool:
-    if transform.spec.urn not in translations.PAR_DO_URNS:
-        return False
-    payload = proto_utils.parse_Bytes(transform.spec.payload, beam_runner_api_pb2.ParDoPayload)
-    return bool(payload.state_specs or payload.timer_family_specs)
-
-
-def _merges(components: Any, pcoll: str) -> bool:
-    return bool(phases.windowing_of(components, pcoll).merge_status == beam_runner_api_pb2.MergeStatus.NEEDS_MERGE)
 
 
 class _Translation:
@@ -250,7 +167,7 @@ class _Translation:
                 if kind == "group":
                     return str(self.components.transforms[name].unique_name)
         for transform in stage.transforms:
-            if _keeps_state(transform):
+            if keeps_state(transform):
                 return str(transform.unique_name)
         read = {pcoll for t in stage.transforms if t.spec.urn == _READ for pcoll in t.outputs.values()}
         steps = [t for t in stage.transforms if t.spec.urn != _WRITE]  # writes are numbered, and numbers change

@@ -12,7 +12,7 @@ from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import python_urns
 from apache_beam.testing import test_stream
-from apache_beam.transforms import userstate
+from apache_beam.transforms import userstate, window
 
 from spark_jobs.beam_runner.beam_internals import prepare_proto, translations
 from spark_jobs.beam_runner.errors import UnsupportedPipelineError
@@ -141,6 +141,23 @@ def test_gaps_are_refused_all_at_once_by_name() -> None:
 
     with pytest.raises(UnsupportedPipelineError, match=r"(?s)remote, second: more.*remote: .*service"):
         plan_of(build)
+
+
+def test_a_flatten_of_different_kinds_of_windows_is_refused_with_who_makes_them() -> None:
+    """Beam only warns; elements would be written with one window's coder and read with another's."""
+
+    def build(p: beam.Pipeline) -> None:
+        fixed = pairs(p) | "ten" >> beam.WindowInto(window.FixedWindows(10))
+        whole = p | "all" >> beam.Create([(1, 2)])
+        sessions = whole | "gaps" >> beam.WindowInto(window.Sessions(5))
+        _ = (fixed, sessions) | "intervals" >> beam.Flatten()  # both are intervals
+        _ = (fixed, whole) | "mixed" >> beam.Flatten()
+
+    with pytest.raises(UnsupportedPipelineError) as refused:
+        plan_of(build)
+    (gap,) = refused.value.gaps
+    assert gap.startswith("mixed: a Flatten of collections in different kinds of windows, of 'all/Map(decode)' in the")
+    assert "and of 'ten' in fixed windows: size 10 s" in gap
 
 
 def test_producers_come_first_whatever_order_beam_has(monkeypatch: pytest.MonkeyPatch) -> None:
