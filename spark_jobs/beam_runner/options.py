@@ -29,8 +29,8 @@ _LEAST = {
 }
 
 
-def require_valid(flags: Any) -> None:
-    """Raises RunnerError that names all flags with values that cannot be."""
+def require_valid(flags: Any, *, streaming: bool) -> None:
+    """Raises RunnerError that names all flags with values that cannot be, or that say nothing without another."""
     wrong = [
         f"--{name}={value}: the least is {least}"
         for name, least in _LEAST.items()
@@ -39,6 +39,8 @@ def require_valid(flags: Any) -> None:
     wrong += [f"--spark_conf={conf}: KEY=VALUE is needed" for conf in flags.spark_conf or () if "=" not in conf]
     if flags.checkpoint is not None and not flags.checkpoint.strip():
         wrong.append("--checkpoint= is empty: a folder, or gs://bucket/path")
+    if flags.drain and not (streaming and flags.checkpoint):
+        wrong.append("--drain ends the stream of a checkpoint: it wants --streaming and --checkpoint")
     if wrong:
         raise RunnerError(f"Flags of SparkRunner: {'; '.join(wrong)}.")
 
@@ -106,7 +108,8 @@ class SparkRunnerOptions(PipelineOptions):
             "--drain",
             action="store_true",
             default=False,
-            help="Bring the stream of --checkpoint to its end: sources are truncated, then all windows close.",
+            help="Bring the stream of --checkpoint to its end: sources are truncated, then all windows close. With "
+            "--streaming.",
         )
         parser.add_argument(
             "--split_after_ms",

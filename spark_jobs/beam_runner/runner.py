@@ -72,8 +72,8 @@ class SparkRunner(PipelineRunner):
         Raises SystemExit(3), after `--explain` has printed, if `--checkpoint` would refuse the start.
         """
         flags = options.view_as(SparkRunnerOptions)
-        require_valid(flags)
         streaming = bool(options.view_as(StandardOptions).streaming)
+        require_valid(flags, streaming=streaming)
         plan = self.plan(pipeline, options)
         if flags.explain:
             manifest = last_manifest(flags.checkpoint) if flags.checkpoint else None

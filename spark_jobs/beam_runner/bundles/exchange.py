@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
+from spark_jobs.beam_runner.bundles.spool import Data, Spool
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.clock import MIN_US
 
 # Pieces are pickled, and above 32 MiB malloc maps memory anew: twice the time.
 PIECE_BYTES = 1 << 20
 
-Row = tuple[int, bytes, bytes | Spilled]
+Row = tuple[int, bytes, Data]
 EdgeId = tuple[str, int]  # (consumer stage, index of its input)
 
 

@@ -14,7 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner import beam_internals as beam_parts
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Row
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.clock import MIN_US, micros
 from spark_jobs.beam_runner.keyed.combining import CombiningWriter
 from spark_jobs.beam_runner.keyed.grouped import WINDOWED, GroupingWriter, Layout
@@ -83,7 +83,7 @@ class InputOperation(beam_parts.DataInputOperation):
             self.element_impl = self.element_coder.get_impl()
             self.value_coder = WindowedValueCoder(self.element_coder, before.window_coder)
 
-    def decode(self, chunk: bytes | Spilled) -> Iterator[WindowedValue]:
+    def decode(self, chunk: Data) -> Iterator[WindowedValue]:
         """All windowed values of a chunk."""
         stream = coder_impl.create_InputStream(bytes(chunk))
         decode = self.windowed_coder_impl.decode_from_stream

@@ -68,6 +68,9 @@ class Spilled:
         return bytes, (bytes(self),)
 
 
+Data = bytes | Spilled
+
+
 class Spool:
     """Holds bytes in memory up to `memory_bytes`; what comes then goes to a temporary file."""
 
@@ -75,7 +78,7 @@ class Spool:
         self._room = memory_bytes
         self._file: _File | None = None
 
-    def keep(self, data: bytes | Spilled) -> bytes | Spilled:
+    def keep(self, data: Data) -> Data:
         """-> what to hold in place of `data`."""
         if isinstance(data, Spilled):
             return data

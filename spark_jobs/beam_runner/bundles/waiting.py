@@ -21,7 +21,7 @@ from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.bundles.splitting import in_one_window_each
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.checkpoint.manifest import Waiting
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
 from spark_jobs.beam_runner.keyed.grouped import Run, read_block, write_block
@@ -131,7 +131,7 @@ def _split(operation: Any, rows: list[Row], ready_at: ReadyAt, outcome: Sorted) 
 
 
 def _sorted(
-    operation: Any, data: bytes | Spilled, ready_at: ReadyAt, outcome: Sorted
+    operation: Any, data: Data, ready_at: ReadyAt, outcome: Sorted
 ) -> tuple[list[WindowedValue], list[WindowedValue]]:
     ready: list[WindowedValue] = []
     aside: list[WindowedValue] = []

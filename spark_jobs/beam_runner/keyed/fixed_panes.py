@@ -16,7 +16,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedV
 from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import open_blocks
 from spark_jobs.beam_runner.keyed.panes import DriverlessPanes
@@ -52,7 +52,7 @@ class FixedPanes(DriverlessPanes):
         self._holds: dict[tuple[bytes, bytes], int] = {}  # of what arrived, for combiners that look at timestamps
 
     def run(
-        self, group: KeyGroup, blocks: Iterable[bytes | Spilled], old_us: int, new_us: int, _now_us: int
+        self, group: KeyGroup, blocks: Iterable[Data], old_us: int, new_us: int, _now_us: int
     ) -> Iterator[WindowedValue]:
         """Yields the panes as windowed (key, values). `dropped` counts what arrived too late."""
         self._holds.clear()
@@ -96,7 +96,7 @@ class FixedPanes(DriverlessPanes):
                 yield windowed((decode_key(key), values(parts)), at, windows, pane)
 
     # ---- arrival
-    def _sort_in(self, blocks: Iterable[bytes | Spilled], old_us: int) -> Arrived:
+    def _sort_in(self, blocks: Iterable[Data], old_us: int) -> Arrived:
         arrived: Arrived = {}
         last: bytes | None = None
         for name, key, count, data, times in open_blocks(blocks):

@@ -17,7 +17,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.bundles.exchange import key_group
-from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
+from spark_jobs.beam_runner.bundles.spool import Data, Spool
 from spark_jobs.beam_runner.keyed.values import Part
 
 OPEN_BYTES = 64 << 20  # of one key group, that a reader holds
@@ -74,10 +74,10 @@ def fast_path(windowing: Any, components: Any) -> Layout | None:
 
 
 # window, key, count, data, times in microseconds
-Run = tuple[bytes, bytes, int, bytes | Spilled, tuple[int, ...] | None]
+Run = tuple[bytes, bytes, int, Data, tuple[int, ...] | None]
 
 
-def read_block(block: bytes | Spilled) -> Iterator[Run]:
+def read_block(block: Data) -> Iterator[Run]:
     """Values of one window and key at a time, in the order in which they were written. Windows come in stretches."""
     return zip(*pickle.loads(bytes(block)), strict=True)
 
@@ -86,7 +86,7 @@ def write_block(runs: Iterable[Run]) -> bytes:
     return pickle.dumps(tuple(map(list, zip(*runs, strict=True))), protocol=5)
 
 
-def open_blocks(blocks: Iterable[bytes | Spilled]) -> Iterator[Run]:
+def open_blocks(blocks: Iterable[Data]) -> Iterator[Run]:
     """The runs of blocks that are open at the same time: data beyond OPEN_BYTES goes to a file, run by run."""
     room, spool = OPEN_BYTES, Spool(0)
     for block in blocks:
@@ -98,7 +98,7 @@ def open_blocks(blocks: Iterable[bytes | Spilled]) -> Iterator[Run]:
                 yield window, key, count, spool.keep(data), times
 
 
-def runs_by_key(blocks: Iterable[bytes | Spilled]) -> dict[bytes, list[Part]]:
+def runs_by_key(blocks: Iterable[Data]) -> dict[bytes, list[Part]]:
     """The values of blocks that are not laid out by window, by key."""
     arrived: dict[bytes, list[Part]] = defaultdict(list)
     for _, key, count, data, _ in open_blocks(blocks):

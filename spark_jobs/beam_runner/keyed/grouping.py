@@ -18,7 +18,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from spark_jobs.beam_runner.beam_internals import last_us
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import runs_by_key
 from spark_jobs.beam_runner.keyed.state import PANE, TIMES, KeyGroup
@@ -152,7 +152,7 @@ class PaneDriver:
         self.dropped = 0
 
     def run(
-        self, group: KeyGroup, blocks: Iterable[bytes | Spilled], old_us: int, new_us: int, now_us: int
+        self, group: KeyGroup, blocks: Iterable[Data], old_us: int, new_us: int, now_us: int
     ) -> Iterator[WindowedValue]:
         """Yields the panes as windowed (key, values). `dropped` counts what arrived too late."""
         arrived = runs_by_key(blocks)

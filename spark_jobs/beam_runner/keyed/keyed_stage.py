@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spark_jobs.beam_runner.beam_internals import last_us, monitoring_infos
 from spark_jobs.beam_runner.bundles.bundle import BundleResult, StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import Row
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta
 from spark_jobs.beam_runner.clock import MIN_US, expiry_us, micros
 from spark_jobs.beam_runner.keyed.fixed_panes import FixedPanes
@@ -119,8 +119,8 @@ def run_stateful(
     return _with_dropped(result, processor, dropped), times
 
 
-def _blocks(rows: list[Row]) -> dict[int, list[bytes | Spilled]]:
-    blocks: dict[int, list[bytes | Spilled]] = defaultdict(list)
+def _blocks(rows: list[Row]) -> dict[int, list[Data]]:
+    blocks: dict[int, list[Data]] = defaultdict(list)
     for number, _, block in rows:
         blocks[number].append(block)
     return blocks

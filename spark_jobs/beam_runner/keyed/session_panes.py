@@ -17,7 +17,7 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedV
 from apache_beam.utils.windowed_value import create as windowed
 
 from spark_jobs.beam_runner.beam_internals import last_us, start_us
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.clock import MAX_US, NEVER_US, expiry_us, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import open_blocks
 from spark_jobs.beam_runner.keyed.panes import DriverlessPanes
@@ -42,7 +42,7 @@ class SessionPanes(DriverlessPanes):
     """Of sessions."""
 
     def run(
-        self, group: KeyGroup, blocks: Iterable[bytes | Spilled], old_us: int, new_us: int, _now_us: int
+        self, group: KeyGroup, blocks: Iterable[Data], old_us: int, new_us: int, _now_us: int
     ) -> Iterator[WindowedValue]:
         """Yields the panes as windowed (key, values). `dropped` counts what arrived too late."""
         arrived = self._sort_in(blocks, old_us)
@@ -68,7 +68,7 @@ class SessionPanes(DriverlessPanes):
         return times.holds.least(), times.events.least(), NEVER_US
 
     # ---- arrival
-    def _sort_in(self, blocks: Iterable[bytes | Spilled], old_us: int) -> dict[bytes, list[_Session]]:
+    def _sort_in(self, blocks: Iterable[Data], old_us: int) -> dict[bytes, list[_Session]]:
         arrived: dict[bytes, list[_Session]] = defaultdict(list)
         for name, key, count, data, times in open_blocks(blocks):
             window = self._window_impl.decode_nested(name)

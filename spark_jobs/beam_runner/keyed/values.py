@@ -10,14 +10,14 @@ from typing import Any, overload
 from apache_beam.coders import coder_impl
 from apache_beam.coders.coders import BooleanCoder, FloatCoder, ListCoder, VarIntCoder
 
-from spark_jobs.beam_runner.bundles.spool import Spilled
+from spark_jobs.beam_runner.bundles.spool import Data
 
 _COUNT = struct.Struct(">i")
 LAZY_BYTES = 64 << 10  # encoded; below this a list is made at once
 LARGE_BYTES = 256  # values of this mean size are decoded one by one; many small ones are faster in compiled code
 _SMALL_VALUES = (BooleanCoder, FloatCoder, VarIntCoder)
 
-Part = tuple[int, bytes | Spilled]  # how many values, and their concatenated encodings
+Part = tuple[int, Data]  # how many values, and their concatenated encodings
 
 
 def joined(parts: list[Part]) -> tuple[int, bytes]:
@@ -43,12 +43,12 @@ class ValueDecoder:
         self._decode_list = ListCoder(coder).get_impl().decode
         self._decode_one = coder.get_impl().decode_from_stream
 
-    def decode(self, count: int, data: bytes | Spilled) -> list[Any]:
+    def decode(self, count: int, data: Data) -> list[Any]:
         # Beam's list coder loops in compiled code.
         values: list[Any] = self._decode_list(_COUNT.pack(count) + bytes(data))
         return values
 
-    def each(self, count: int, data: bytes | Spilled) -> Iterator[Any]:
+    def each(self, count: int, data: Data) -> Iterator[Any]:
         """The same without a list of them, if they are large."""
         if len(data) < LARGE_BYTES * count:
             yield from self.decode(count, data)

@@ -46,6 +46,12 @@ def test_values_that_cannot_be_are_refused_all_at_once_by_flag(transport: str) -
     assert "spark.good" not in refused.value.message
 
 
+@pytest.mark.parametrize("others", [[], ["--streaming"], ["--checkpoint=/nowhere"]])
+def test_a_drain_of_nothing_is_refused(others: list[str]) -> None:
+    with pytest.raises(RunnerError, match="--drain ends the stream of a checkpoint: it wants --streaming and --check"):
+        run("--transport=local", "--drain", *others)
+
+
 @TRANSPORTS
 @pytest.mark.parametrize("explain", [False, True])
 def test_a_place_that_cannot_hold_a_checkpoint_is_refused(tmp_path: Path, transport: str, explain: bool) -> None:
