@@ -143,7 +143,6 @@ class PaneDriver:
     def __init__(self, windowing: Any, key_impl: Any, element_impl: Any, value_coder: Any) -> None:
         self._clock = _Clock()
         self._driver = _TriggerDriver(windowing, self._clock)
-        self._batch_driver = trigger.create_trigger_driver(windowing, is_batch=True)
         self._may_lose = windowing.triggerfn.may_lose_data(windowing) != trigger.DataLossReason.NO_POTENTIAL_LOSS
         self._decode_key = key_impl.decode_nested
         self._decoder = ValueDecoder(value_coder)
@@ -184,29 +183,26 @@ class PaneDriver:
             return [], None
         if stored is None and old_us == MIN_US and new_us == MAX_US:
             # The key begins and ends in this epoch, as in any batch: nothing needs to be kept.
-            return [_listed(pane) for pane in self._run_whole_key(key, values)], None
+            return [_listed(key, pane) for pane in self._run_whole_key(values)], None
         state = trigger.InMemoryUnmergedState() if stored is None else self.store.decode(stored)
         old, new = Timestamp(micros=old_us), Timestamp(micros=new_us)
         panes = list(self._driver.process_elements(state, values, old, old)) if values else []
         panes += self._fire(state, old, new, new_us, now_us)
         panes += self._collect(state, new_us)
         keep = bool(state.global_state.get(_WINDOW_IDS))
-        return [_listed(p.with_value((key, p.value))) for p in panes], self.store.encode(state) if keep else None
+        return [_listed(key, pane) for pane in panes], self.store.encode(state) if keep else None
 
-    def _run_whole_key(self, key: Any, values: list[WindowedValue]) -> Iterator[WindowedValue]:
+    def _run_whole_key(self, values: list[WindowedValue]) -> list[WindowedValue]:
         """Both clocks jump from the beginning to the end of time, as Beam's model has it for batches.
 
-        The drivers' own `process_entire_key` fails on any trigger that sets a processing-time timer.
+        Beam's own `process_entire_key` fails on any trigger that sets a processing-time timer, and its driver for
+        global windows in batches puts panes at the beginning of time.
         """
-        if not isinstance(self._batch_driver, trigger.GeneralTriggerDriver):
-            yield from self._batch_driver.process_entire_key(key, values)
-            return
         begin = Timestamp(micros=MIN_US)
         state = trigger.InMemoryUnmergedState()
         panes = list(self._driver.process_elements(state, values, begin, begin))
         panes += self._fire(state, begin, None, MAX_US, MAX_US)
-        panes += self._collect(state, MAX_US)
-        yield from (pane.with_value((key, pane.value)) for pane in panes)
+        return [*panes, *self._collect(state, MAX_US)]
 
     def _fire(
         self, state: Any, old: Timestamp, new: Timestamp | None, new_us: int, now_us: int
@@ -263,11 +259,11 @@ class PaneDriver:
         return TimeDomain.REAL_TIME in domains
 
 
-def _listed(pane: WindowedValue) -> WindowedValue:
-    """The pane as any other runner hands it on: values as a list, and the time in whole milliseconds.
+def _listed(key: Any, pane: WindowedValue) -> WindowedValue:
+    """The pane as (key, values), as any other runner hands it on: values as a list, and the time in whole milliseconds.
 
     Beam's windowed value coder, which this pane does not pass, drops the rest: a window's end is 3.999 s, not 3.999999.
     """
-    key, values = pane.value
     at = Timestamp(micros=whole_millis(pane.timestamp.micros))
-    return WindowedValue((key, values if isinstance(values, list) else list(values)), at, pane.windows, pane.pane_info)
+    values = pane.value if isinstance(pane.value, list) else list(pane.value)
+    return WindowedValue((key, values), at, pane.windows, pane.pane_info)

@@ -23,8 +23,10 @@ NOW_US = 1_700_000_000 * SECOND_US  # long after the windows of these tests, as 
 WINDOW = window.IntervalWindow(0, 10)
 
 
-def pane_driver(when: trigger.TriggerFn, mode: int) -> PaneDriver:
-    windowing = Windowing(window.FixedWindows(10), when, mode)
+def pane_driver(
+    when: trigger.TriggerFn, mode: int, windows: window.WindowFn | None = None, combiner: int | None = None
+) -> PaneDriver:
+    windowing = Windowing(windows or window.FixedWindows(10), when, mode, combiner)
     coder = WindowedValueCoder(VarIntCoder(), windowing.windowfn.get_window_coder())
     return PaneDriver(windowing, StrUtf8Coder().get_impl(), VarIntCoder().get_impl(), coder)
 
@@ -64,6 +66,28 @@ def test_in_a_batch_windows_close_with_what_is_left(when: trigger.TriggerFn, fir
     assert [pane.value for pane in panes] == fired
     assert all(pane.pane_info.is_last and pane.pane_info.timing == PaneInfoTiming.ON_TIME for pane in panes)
     assert left is None
+
+
+@pytest.mark.parametrize(
+    ("combiner", "at_us"),
+    [
+        (window.TimestampCombiner.OUTPUT_AT_EARLIEST, 1 * SECOND_US),
+        (window.TimestampCombiner.OUTPUT_AT_LATEST, 3 * SECOND_US),
+        (window.TimestampCombiner.OUTPUT_AT_EOW, window.GlobalWindow().max_timestamp().micros // 1000 * 1000),
+    ],
+    ids=["earliest", "latest", "end"],
+)
+@pytest.mark.parametrize(
+    "when", [trigger.Always(), trigger.AfterCount(1), trigger._Never()], ids=["always", "one", "never"]
+)
+def test_in_a_batch_panes_of_the_global_window_have_the_combiners_time(
+    when: trigger.TriggerFn, combiner: int, at_us: int
+) -> None:
+    """Beam's in-memory runner puts them at the beginning of time."""
+    driver = pane_driver(when, AccumulationMode.DISCARDING, window.GlobalWindows(), combiner)
+    some = [WindowedValue(v, Timestamp(v), (window.GlobalWindow(),)) for v in (2, 1, 3)]
+    (pane,), left = driver.run_key("k", None, some, MIN_US, MAX_US, NOW_US)
+    assert (pane.value, pane.timestamp.micros, left) == (("k", [2, 1, 3]), at_us, None)
 
 
 @pytest.mark.parametrize("mode", [AccumulationMode.DISCARDING, AccumulationMode.ACCUMULATING])
