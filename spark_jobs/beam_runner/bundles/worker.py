@@ -41,6 +41,7 @@ class Worker:
         self._unfinalized: list[Unfinalized] = []
         self._context: PipelineContext | None = None
         self._has_classes = False
+        self._attempt = ""
 
     @property
     def name(self) -> str:
@@ -65,7 +66,9 @@ class Worker:
         self.finalize(order.committed)
         # What is left of earlier attempts lost: to another attempt of its task or epoch, or to an epoch without news.
         self._let_go(lambda bundle: bundle.attempt != order.attempt)
-        self.cache.forget_stale(order.checkpoint, order.groups)
+        if self._attempt != order.attempt:  # once: what this attempt's tasks keep, the last manifest does not name
+            self._attempt = order.attempt
+            self.cache.forget_stale(order.checkpoint, order.groups)
 
     def truncation(self, stage: StagePlan) -> Truncation:
         if stage.id not in self._truncations:
@@ -92,9 +95,9 @@ class Worker:
                 self._unfinalized.append(bundle)
 
     def close(self) -> None:
-        """Tears down all DoFns."""
+        """Tears down all DoFns. Raises nothing."""
         for bundle in self._unfinalized:
-            bundle.processor.discard()
+            bundle.processor.close()
         self._unfinalized = []
         self.pool.close()
 
