@@ -84,8 +84,14 @@ class PosixStore:
         folders = list(folders)
         try:
             self._require_own(folders)
+            path, grown = self.url, [self.url]  # folders with a new entry
+            while not os.path.exists(path):
+                path = os.path.dirname(path)
+                grown.append(path)
             for folder in folders:
                 os.makedirs(self._path(folder), exist_ok=True)
+            for path in grown if any(folders) else ():
+                _sync_folder(path)
         except OSError as error:
             raise self._unusable(error) from None
 
@@ -101,12 +107,12 @@ class PosixStore:
             return False  # the draft was garbage: somebody committed this name, or a later one
         finally:
             self.delete([os.path.relpath(draft, self.url)])
-        self._sync_folder_of(name)
+        _sync_folder(os.path.dirname(self._path(name)))
         return True
 
     def write(self, name: str, data: bytes) -> None:
         os.rename(self._draft(name, data), self._path(name))
-        self._sync_folder_of(name)
+        _sync_folder(os.path.dirname(self._path(name)))
 
     def read(self, name: str, offset: int = 0, length: int = -1) -> bytes:
         with open(self._path(name), "rb") as file:
@@ -157,9 +163,11 @@ class PosixStore:
             os.fsync(file.fileno())
         return draft
 
-    def _sync_folder_of(self, name: str) -> None:
-        descriptor = os.open(os.path.dirname(self._path(name)), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+def _sync_folder(path: str) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,6 +7,7 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,33 @@ def test_what_was_written_is_read_whole_and_in_parts(store: CheckpointStore) -> 
         store.read("state/b")
     with pytest.raises(FileNotFoundError):
         store.read("state/b", 0, 3)
+
+
+def test_files_and_their_names_are_durable_when_a_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+
+    def noted(name: str) -> None:
+        original = getattr(os, name)
+
+        def call(what: Any, *rest: Any) -> Any:
+            path = os.readlink(f"/proc/self/fd/{what}") if name == "fsync" else os.fspath(what)
+            did.append(f"{name} {os.path.relpath(path, tmp_path).partition('.')[0]}")
+            return original(what, *rest)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "link", "rename"):
+        noted(name)
+    place = open_store(tmp_path / "jobs" / "own")
+    place.prepare(["epochs", "state"])
+    assert sorted(did) == ["fsync ", "fsync jobs", "fsync jobs/own"], "the names of all folders that were made"
+    did.clear()
+    place.prepare(["epochs", "state"])
+    place.write("state/a", b"data")
+    assert did == ["fsync jobs/own", "fsync jobs/own/state/a", "rename jobs/own/state/a", "fsync jobs/own/state"]
+    did.clear()
+    assert place.put_if_absent("epochs/1", b"data")
+    assert did == ["fsync jobs/own/epochs/1", "link jobs/own/epochs/1", "fsync jobs/own/epochs"]
 
 
 def test_large_files_go_in_several_requests(store: CheckpointStore) -> None:
