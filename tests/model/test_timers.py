@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
@@ -440,6 +441,17 @@ def test_timers_that_are_set_again_at_the_end_of_the_input_go_on_firing(whole: S
     """As on Beam's Flink runner: what a DoFn has not written when its input ends would be lost with its state."""
     whole.play(timed(whole, [step(*[at(1, (key, n)) for n in range(7) for key in "ab"])], FewAtATime()))
     assert whole.keyed() == [(key, some) for key in "ab" for some in (0 + 1, 2 + 3, 4 + 5, 6)]
+
+
+def test_timers_of_many_keys_wait_no_longer_at_the_end_than_that_of_one(
+    whole: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(timers, "time", SimpleNamespace(time=lambda: time.time() + sum(waits), sleep=waits.append))
+    keys = [f"{n:02}" for n in range(40)]
+    whole.run(timed(whole, [step(*[at(1, (key, n)) for n in range(3) for key in keys])], FewAtATime()), 1)
+    assert whole.keyed() == [(key, some) for key in keys for some in (0 + 1, 2)]
+    assert timers.LONGEST_WAIT_S <= sum(waits) < 10 * timers.LONGEST_WAIT_S
 
 
 def test_a_timer_that_always_sets_itself_again_fails_the_job_at_the_end_of_its_input(

@@ -75,6 +75,7 @@ class TimerService:
         self._processor, self._groups, self._key_impl, self._key_groups = processor, groups, key_impl, key_groups
         self._lateness_us = lateness_us
         self._order = itertools.count()
+        self._ahead_s = 0.0  # of the clock, by waits that were cut short
 
     def take_new(self, at_us: int) -> Iterator[tuple[int, bytes]]:
         """Stores what was set or cleared at time `at_us`; yields (group, timer id) of each timer that was set."""
@@ -145,7 +146,8 @@ class TimerService:
             named = TimerId.decode(timer_id)
             if is_over:
                 firings[timer_id] += 1
-                _wait_for(at, named, firings[timer_id])
+                _require_end(named, firings[timer_id])
+                self._wait_until(at)
             beam = self._processor.processor
             info = beam.timers_info[named.transform, named.family]
             beam.ops[named.transform].process_timer(
@@ -154,9 +156,19 @@ class TimerService:
             for set_number, set_id in self.take_new(MAX_US if is_over else at):
                 push(set_number, set_id)
 
+    def _wait_until(self, at_us: int) -> None:
+        """Real time, also behind a script: work that a timer looks after (threads, requests) goes on meanwhile.
 
-def _wait_for(at_us: int, timer: TimerId, firing: int) -> None:
-    """Real time, also behind a script: work that a timer looks after (threads, requests) goes on meanwhile."""
+        A wait that is cut short moves the clock on for all that is waited for after it: many keys wait no longer than
+        one.
+        """
+        wait_s = max(0.0, at_us / 1e6 - time.time() - self._ahead_s)
+        self._ahead_s += max(0.0, wait_s - LONGEST_WAIT_S)
+        time.sleep(min(LONGEST_WAIT_S, wait_s))
+
+
+def _require_end(timer: TimerId, firing: int) -> None:
+    """Raises RunnerError at a timer that is set again without end."""
     if firing == _WARN_AT_FIRING:
         _log.warning("Step %r still sets its timer %r after the end of its input.", timer.transform, timer.family)
     if firing > MOST_FIRINGS:
@@ -165,4 +177,3 @@ def _wait_for(at_us: int, timer: TimerId, firing: int) -> None:
             hint="a processing-time timer that always sets itself again keeps its input from ending: set it only while "
             "there is something left to do",
         )
-    time.sleep(min(LONGEST_WAIT_S, max(0.0, at_us / 1e6 - time.time())))
