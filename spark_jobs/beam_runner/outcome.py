@@ -51,7 +51,7 @@ def next_manifest(
             metrics.setdefault(stage, []).extend(map(metrics_pb2.MonitoringInfo.FromString, infos))
         residuals += [replace(r, due_us=now + r.due_us) if r.due_us else r for r in report.residuals]
     output_us, input_us = {**last.output_us, **output_us}, {**last.input_us, **input_us}
-    waiting += [w for w in last.waiting if w.file not in released]
+    waiting[:0] = [w for w in last.waiting if w.file not in released]  # the oldest first
     done = not residuals and not waiting and all(w >= MAX_US for w in output_us.values())
     readable = {} if done else _readable_sides(plan, sides, output_us, residuals)
     return Manifest(
@@ -85,14 +85,15 @@ def _readable_sides(
 ) -> dict[str, tuple[SidePart, ...]]:
     """All parts that an element may still look at: not those of windows that all readers have left behind.
 
-    A restriction's outputs move on while its element stays in its window: it keeps all parts.
+    A restriction's outputs move on while its element stays in its window: it keeps all parts. So does a bounded side
+    input, which does not grow: no element is too late for it.
     """
     open_steps = {residual.transform for residual in residuals}
     seen_until: dict[str, int] = {}
     for stage in plan.stages:
         for side in stage.sides:
             is_open = not open_steps.isdisjoint(stage.transforms)
-            left_us = MIN_US if is_open else output_us.get(stage.id, MIN_US) - side.lateness_us
+            left_us = MIN_US if is_open or not side.unbounded else output_us.get(stage.id, MIN_US) - side.lateness_us
             seen_until[side.label] = min(left_us, seen_until.get(side.label, left_us))
     kept = {
         label: tuple(part for part in parts if part.end_us >= seen_until.get(label, MIN_US))

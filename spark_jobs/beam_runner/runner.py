@@ -43,11 +43,13 @@ REFUSED = 3  # exit code of --explain
 class SparkRunner(PipelineRunner):
     """Runs a pipeline as one epoch (batch) or as epochs without end (`--streaming`).
 
-    In streaming, `run` returns at once and the job goes on in a thread: `result.wait_until_finish()` waits for it.
+    In streaming, `run` returns at once and the job goes on in a thread: `result.wait_until_finish()` waits for it. A
+    batch runs in the caller's thread, so that Ctrl-C ends it.
     State, side inputs and sources are restored from `--checkpoint`; every element takes effect exactly once in state
     and in sinks written through `Publish`, whatever is killed. See `SparkRunnerOptions` for the flags.
 
-    `spark`: a session to use instead of making one. `on_epoch`: called after each commit, in the job's thread.
+    `spark`: a session to use instead of the active one, or a new one. `on_epoch`: called after each commit, in the
+    job's thread.
     `is_drain`: unbounded restrictions are truncated to what their DoFns still want to do, so that the job ends.
     """
 
@@ -116,7 +118,10 @@ class SparkRunner(PipelineRunner):
             on_epoch=self._on_epoch,
         )
         result = SparkRunnerResult(loop, temporary_root=root)
-        if not streaming:
+        if streaming:
+            result.start()
+        else:
+            result.run()
             result.wait_until_finish()
         return result
 
@@ -129,16 +134,16 @@ class SparkRunner(PipelineRunner):
         from spark_jobs.session import active_session, spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
-        self._spark = self._spark or active_session()
+        spark = self._spark or active_session()
         if streaming and not flags.checkpoint and not self._is_on_one_machine(flags):
             raise RunnerError(
                 f"A stream on {self._master(flags)} has no --checkpoint that its workers could share.",
                 hint=SHARED_PLACE,
             )
-        if self._spark is None:
+        if spark is None:
             conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
-            self._spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
-        context = self._spark.sparkContext
+            spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
+        context = spark.sparkContext
         if not is_local(context.master):
             ship_own_packages(context)  # the session may be the caller's
         ship_py_files(context, flags.py_files or ())
@@ -149,15 +154,20 @@ class SparkRunner(PipelineRunner):
         return AdaptiveTransport(transport, limit_ms / 1000) if streaming and limit_ms else transport
 
     def _master(self, flags: Any) -> str | None:
-        master: str | None = self._spark.sparkContext.master if self._spark else flags.spark_master
+        from spark_jobs.session import active_session
+
+        spark = self._spark or active_session()
+        master: str | None = spark.sparkContext.master if spark else flags.spark_master
         return master
 
     def _is_on_one_machine(self, flags: Any) -> bool:
         """Whether all tasks see the files of this machine."""
+        if flags.transport == "local":
+            return True
         from spark_jobs.session import is_on_loopback
 
         master = self._master(flags)
-        return flags.transport == "local" or master is None or is_on_loopback(master)
+        return master is None or is_on_loopback(master)
 
 
 class SparkRunnerResult(FnApiRunnerResult):
@@ -168,10 +178,15 @@ class SparkRunnerResult(FnApiRunnerResult):
         self._loop, self._temporary_root = loop, temporary_root
         self._error: BaseException | None = None
         self._stopped_as: str | None = None
-        self._thread = threading.Thread(target=self._run, name="epochs", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Runs the job in a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name="epochs", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Runs the job to its end, in this thread. Raises nothing: `wait_until_finish` does."""
         try:
             self._loop.run()
             if self._loop.manifest.draining:
@@ -224,7 +239,8 @@ class SparkRunnerResult(FnApiRunnerResult):
 
     def wait_until_finish(self, duration: int | None = None) -> str:
         """Waits, at most `duration` milliseconds. Raises the job's error, if it failed."""
-        self._thread.join(None if duration is None else duration / 1000)
+        if self._thread is not None:
+            self._thread.join(None if duration is None else duration / 1000)
         if self._error is not None:
             raise self._error
         return self.state

@@ -7,18 +7,23 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.pvalue import AsDict, AsIter, AsList, AsMultiMap, AsSingleton
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
 
-from spark_jobs.beam_runner.bundles import compaction
+from spark_jobs.beam_runner.bundles import compaction, operations, waiting
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest, manifest_of
+from spark_jobs.beam_runner.errors import WorkerLostError
+from spark_jobs.beam_runner.transport.local import LocalTransport
 from tests.model.dofns import AtTheEnd
 from tests.model.script import Script, at, step
 from tests.model.stream import Build, Stage, on_spark
+from tests.model.test_splittable import Ranges
 
 MAIN = [step(at(1, ("a", 1)), watermark=5), step(at(11, ("a", 2)), watermark=15), step(at(21, ("b", 3)))]
 
@@ -237,6 +242,135 @@ def test_elements_of_windows_that_have_expired_are_dropped_before_they_see_an_em
         ("late", 5, []),
     ]
     assert stage.counters()["droppedDueToLateness"] == 2
+
+
+@pytest.mark.parametrize(("view", "seen"), [(AsList, [7]), (AsSingleton, 7)], ids=["list", "singleton"])
+def test_no_element_is_too_late_for_a_bounded_side_input(stage: Stage, view: Any, seen: Any) -> None:
+    """It does not grow, so no part of it needs to be forgotten."""
+    script = [
+        step(at(1, ("a", 1)), watermark=50),
+        step(watermark=51),
+        step(at(2, ("late", 2)), watermark=52),
+        step(),
+    ]
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | timed([(1, 7)]) | "side windows" >> beam.WindowInto(FixedWindows(10))
+        main = p | Script(script) | beam.Reshuffle() | "main windows" >> beam.WindowInto(FixedWindows(10))
+        stage.collect(main | beam.Map(lambda pair, side: (*pair, side), view(side)))
+
+    stage.play(build)
+    assert stage.values() == [("a", 1, seen), ("late", 2, seen)]
+
+
+class OneAnEpoch(beam.DoFn):
+    """(name, n) -> (name, 0, side) .. (name, n - 1, side), each 30 s after the one before."""
+
+    def process(
+        self,
+        pair: tuple[str, int],
+        side: list[int],
+        tracker: Any = beam.DoFn.RestrictionParam(Ranges()),
+        watermark: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),
+    ) -> Iterable[Any]:
+        index = tracker.current_restriction().start
+        if tracker.try_claim(index):
+            yield TimestampedValue((pair[0], index, side), 30 * index)
+            watermark.set_watermark(Timestamp(30 * (index + 1)))
+            tracker.defer_remainder()
+
+
+def restriction_with_side(stage: Stage, side_script: Any) -> Build:
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> Script(side_script) | beam.Values() | "side windows" >> beam.WindowInto(FixedWindows(10))
+        main = p | timed([(1, ("a", 4))]) | "main windows" >> beam.WindowInto(FixedWindows(10))
+        stage.collect(main | beam.ParDo(OneAnEpoch(), AsList(side)))
+
+    return build
+
+
+def test_a_restriction_sees_the_side_window_of_its_element_in_all_its_epochs(stage: Stage) -> None:
+    """What it emits, and with it the watermark behind it, goes on; its element stays where it is."""
+    side = [step(at(2, ("s", 7)), watermark=10), *(step(watermark=10 + 30 * n) for n in range(1, 6)), step()]
+    stage.play(restriction_with_side(stage, side))
+    assert [o.value for o in stage.outs()] == [("a", n, [7]) for n in range(4)]
+
+
+def lose_once(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """The first attempt of the epoch is lost when all its tasks have run."""
+    run, lost = LocalTransport.run, list[int]()
+
+    def run_and_lose(self: LocalTransport, plan: Any, order: Any, *rest: Any) -> Any:
+        reports = run(self, plan, order, *rest)
+        if order.epoch == epoch and not lost:
+            lost.append(epoch)
+            raise WorkerLostError("Executor 3 is gone.")
+        return reports
+
+    monkeypatch.setattr(LocalTransport, "run", run_and_lose)
+
+
+def test_what_a_lost_attempt_added_to_a_side_input_is_taken_back_and_nothing_else(
+    whole: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It added to a window that the watermark had passed, and that a restriction still looks at."""
+    side = [step(at(2, ("s", 7)), watermark=40), step(watermark=50), step(at(3, ("s", 8))), step(), step(), step()]
+    lose_once(monkeypatch, 2)
+    whole.play(restriction_with_side(whole, side))
+    seen = [o.value[2] for o in whole.outs()]
+    assert seen == [[7]] * seen.count([7]) + [[7, 8]] * seen.count([7, 8])
+    assert len(seen) == 4
+    assert seen.count([7, 8]) >= 2
+
+
+def test_what_a_lost_attempt_added_to_a_bounded_side_input_is_taken_back_and_nothing_else(
+    whole: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_once(monkeypatch, 2)
+
+    class Grow(beam.DoFn):
+        """Without a promise of its watermark, and all at one time."""
+
+        def process(self, pair: tuple[str, int], tracker: Any = beam.DoFn.RestrictionParam(Ranges())) -> Iterable[Any]:
+            index = tracker.current_restriction().start
+            if tracker.try_claim(index):
+                yield TimestampedValue(index, 1)
+                tracker.defer_remainder()
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | timed([(1, ("s", 4))]) | "grow" >> beam.ParDo(Grow()).with_output_types(int)
+        main = p | Script([step(watermark=50), *[step()] * 4, step(at(2, ("late", 1))), step()]) | beam.Reshuffle()
+        windows = FixedWindows(10)
+        view = AsList(side | "side windows" >> beam.WindowInto(windows))
+        whole.collect(main | "main windows" >> beam.WindowInto(windows) | beam.Map(with_side, view))
+
+    whole.play(build)
+    assert whole.values() == [("late", 1, [0, 1, 2, 3])]
+
+
+SEEN: list[int] = []
+
+
+def note(pair: tuple[str, int], _: list[int]) -> tuple[str, int]:
+    SEEN.append(pair[1])
+    return pair
+
+
+def test_what_waited_comes_in_the_order_in_which_it_came(whole: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From files of several epochs, each in several portions, and before what comes when the side input is there."""
+    monkeypatch.setattr(operations, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(waiting, "PORTION_BYTES", 40)
+    SEEN.clear()
+    side = [step(), step(), step(at(1, ("s", 1)), watermark=100), step()]
+    main = [step(*(at(1, ("a", 4 * epoch + n)) for n in range(4)), watermark=1) for epoch in range(3)]
+
+    def build(p: beam.Pipeline) -> None:
+        values = p | "side" >> Script(side) | beam.Values() | "side windows" >> beam.WindowInto(FixedWindows(10))
+        pairs = p | "main" >> Script(main) | "main windows" >> beam.WindowInto(FixedWindows(10))
+        whole.collect(pairs | beam.Map(note, AsList(values)))
+
+    whole.run(build, 1)
+    assert list(range(12)) == SEEN
 
 
 def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:

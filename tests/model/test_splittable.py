@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import apache_beam as beam
@@ -24,6 +25,8 @@ from apache_beam.transforms.window import FixedWindows, SlidingWindows, Timestam
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
+from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
+from spark_jobs.beam_runner.checkpoint.progress import manifest_of
 from spark_jobs.beam_runner.transport.local import LocalTransport
 from tests.model.script import Script, at, step
 from tests.model.stream import Stage, on_spark
@@ -213,6 +216,48 @@ def test_a_source_without_estimates_closes_nothing_before_its_end(whole: Stage) 
         (4, ("a", [0, 1, 2]), (0, 3), "ON_TIME"),
         (4, ("a", [3, 4]), (3, 6), "ON_TIME"),
     ]
+
+
+class GoesBack(ManualWatermarkEstimator):
+    """Beam's refuses a watermark that is less than the one before; an estimator of one's own may not."""
+
+    def set_watermark(self, timestamp: Timestamp) -> None:
+        self._watermark = timestamp
+
+
+def test_a_watermark_never_goes_back_whatever_its_estimator_says(stage: Stage) -> None:
+    class Estimates(WatermarkEstimatorProvider):
+        def initial_estimator_state(self, element: Pair, restriction: OffsetRange) -> Timestamp:
+            return Timestamp(0)
+
+        def create_watermark_estimator(self, state: Timestamp) -> GoesBack:
+            return GoesBack(state)
+
+    class Read(beam.DoFn):
+        @beam.DoFn.unbounded_per_element()
+        def process(
+            self,
+            element: Pair,
+            tracker: Any = beam.DoFn.RestrictionParam(Ranges()),
+            watermark: Any = beam.DoFn.WatermarkEstimatorParam(Estimates()),
+        ) -> Iterator[Any]:
+            index = tracker.current_restriction().start
+            if tracker.try_claim(index):
+                yield TimestampedValue((element[0], index), 5)
+                watermark.set_watermark(Timestamp([30, 3, 31][index]))
+                tracker.defer_remainder()
+
+    def build(p: beam.Pipeline) -> None:
+        pairs = counted(p, Read(), ("a", 3)) | beam.WindowInto(FixedWindows(10)) | beam.GroupByKey()
+        stage.collect(pairs | beam.MapTuple(lambda key, some: (key, sorted(some))))
+
+    stage.play(build)
+    assert stage.values() == [("a", [0])]  # the window is over, and stays so
+    assert stage.counters()["droppedDueToLateness"] == 2
+    checkpoint = Checkpoint(f"{stage.root}/checkpoint")
+    reached = [manifest_of(checkpoint, epoch).output_us for epoch in checkpoint.epochs()]
+    for before, after in pairwise(reached):
+        assert all(after[name] >= at_us for name, at_us in before.items())
 
 
 def test_a_walltime_estimator_is_at_the_wall_clock(whole: Stage) -> None:

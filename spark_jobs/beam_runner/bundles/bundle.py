@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from spark_jobs.beam_runner.clock import MIN_US
 from spark_jobs.beam_runner.keyed.user_state import StateHandler
 from spark_jobs.beam_runner.metrics import any_elements
 from spark_jobs.beam_runner.planning.plan import StagePlan
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,13 @@ class StageProcessor:
             delay_us=max(0, delay.seconds * 1_000_000 + delay.nanos // 1_000),
         )
 
-    def shutdown(self) -> None:
-        """Runs the DoFns' teardown."""
-        self.processor.shutdown()
-
-    def discard(self) -> None:
-        """The same after an error in a bundle, where a teardown that fails too would hide the cause."""
-        with contextlib.suppress(Exception):
-            self.shutdown()
+    def close(self) -> None:
+        """Runs the teardown of every DoFn. What one raises is logged: no job fails for it, or hides why it failed."""
+        for name, operation in self.processor.ops.items():
+            try:
+                operation.teardown()
+            except Exception:
+                _log.warning("The teardown of %r raised.", name, exc_info=True)
 
 
 class ProcessorPool:
@@ -134,5 +136,5 @@ class ProcessorPool:
         """Tears down the idle processors."""
         for processors in self._idle.values():
             for processor in processors:
-                processor.shutdown()
+                processor.close()
         self._idle.clear()

@@ -16,9 +16,12 @@ class _File:
 
     def __init__(self) -> None:
         folders = [folder for folder in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if os.path.isdir(folder)]
-        self._folder = folders[os.getpid() % len(folders)] if folders else tempfile.gettempdir()
-        self._file = tempfile.TemporaryFile(prefix="beam-rows-", dir=self._folder, buffering=0)  # noqa: SIM115
         self._end = 0
+        self._folder = folders[os.getpid() % len(folders)] if folders else tempfile.gettempdir()
+        try:
+            self._file = tempfile.TemporaryFile(prefix="beam-rows-", dir=self._folder, buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise self._no_room(error) from error
 
     def append(self, data: bytes) -> int:
         """-> where it is."""
@@ -28,11 +31,7 @@ class _File:
                 done = os.pwrite(self._file.fileno(), view, at)
                 view, at = view[done:], at + done
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: rows that a task has no memory for, after {self._end >> 20:,} MiB of them in a "
-                f"temporary file of {self._folder}. SPARK_LOCAL_DIRS or TMPDIR name a disk with more room",
-            ) from error
+            raise self._no_room(error) from error
         begin, self._end = self._end, at
         return begin
 
@@ -47,7 +46,15 @@ class _File:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def __del__(self) -> None:
-        self._file.close()
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def _no_room(self, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f"{error.strerror}: rows that a task has no memory for, after {self._end >> 20:,} MiB of them in a "
+            f"temporary file of {self._folder}. SPARK_LOCAL_DIRS or TMPDIR name a disk with more room",
+        )
 
 
 class Spilled:

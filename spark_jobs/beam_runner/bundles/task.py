@@ -148,10 +148,12 @@ class _LevelRun:
             else:
                 result, hold_us = self._run_unkeyed(stage, processor, rows), MAX_US
         except BaseException as error:
-            processor.discard()
+            processor.close()
             self.worker.drivers.pop(stage.id, None)  # half way through its keys
             order = self.order
             error.add_note(f"in epoch {order.epoch}, task {self.part} of {order.partitions}, bundle of {stage.id!r}")
+            if isinstance(error.__context__, KeyboardInterrupt):  # which Beam takes for an error of the DoFn
+                raise error.__context__ from None
             raise
         processor.let_go()
         hold_us = min(hold_us, self._keep_residuals(stage, result))
@@ -230,9 +232,9 @@ class _LevelRun:
             table = self.worker.side_table(self.plan, stage, plan)
             added = self.sides.get(plan.label, [])
             parts = [*self.order.sides.get(plan.label, ()), *added]
-            # What a restriction's outputs have left behind, its element may still look at.
-            output_us = MIN_US if stage.splittable else self.order.output_us.get(stage.id, MIN_US)
-            left_us = output_us - plan.lateness_us
+            # What a restriction's outputs have left behind, its element may still look at. Bounded ones stay whole.
+            forgets = plan.unbounded and not stage.splittable
+            left_us = self.order.output_us.get(stage.id, MIN_US) - plan.lateness_us if forgets else MIN_US
             table.hold(parts, self._chunks, self.order.folded, left_us)
             watermark_us = min([self.watermarks.get(p, MAX_US) for p in plan.producers], default=MAX_US)
             sides.append(Side(plan, table, watermark_us, bool(added), left_us))
@@ -261,6 +263,7 @@ class _LevelRun:
     ) -> tuple[list[list[Row]], int]:
         """-> (rows to process now, the least time of those that have to wait)."""
         hold_us = MAX_US
+        older: list[list[Row]] = [[] for _ in rows]
         for waiting in self.order.waiting:
             if waiting.stage != stage.id or not self._is_mine(stage, waiting):
                 continue
@@ -271,11 +274,13 @@ class _LevelRun:
             stored = decode_rows(self.order.checkpoint.read(SIDE, waiting.file))
             if stage.keeps_state:
                 stored = [[row for row in some if row[0] % self.order.partitions == self.part] for some in stored]
-            rows = [held(older, self.spool) + newer for older, newer in zip(stored, rows, strict=True)]
+            for kept, read in zip(older, stored, strict=True):
+                kept += held(read, self.spool)
+        rows = [kept + newer for kept, newer in zip(older, rows, strict=True)]
         if not any(rows):
             return rows, hold_us
         processor = self.worker.pool.take(stage)
-        outcome = sort(rows, processor.inputs, sides, self.order.output_us.get(stage.id, MIN_US))
+        outcome = sort(rows, processor.inputs, sides, self.order.output_us.get(stage.id, MIN_US), self.spool)
         self.worker.pool.give_back(stage, processor)
         self.report.metrics.setdefault(stage.id, []).extend(late_elements(outcome.dropped, processor.step))
         for some in portions(outcome.aside):

@@ -21,7 +21,7 @@ from spark_jobs.beam_runner.beam_internals import last_us
 from spark_jobs.beam_runner.bundles.exchange import Row
 from spark_jobs.beam_runner.bundles.side_inputs import SideTable
 from spark_jobs.beam_runner.bundles.splitting import in_one_window_each
-from spark_jobs.beam_runner.bundles.spool import Data
+from spark_jobs.beam_runner.bundles.spool import Data, Spool
 from spark_jobs.beam_runner.checkpoint.manifest import Waiting
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, micros
 from spark_jobs.beam_runner.keyed.grouped import Run, read_block, write_block
@@ -63,8 +63,11 @@ def may_be_ready(waiting: Waiting, sides: Iterable[Side]) -> bool:
     )
 
 
-def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_us: int) -> Sorted:
-    """`operations`: of the stage's inputs, to decode its rows. `floor_us`: the least time of rows not looked into."""
+def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_us: int, spool: Spool) -> Sorted:
+    """`operations`: of the stage's inputs, to decode its rows. `floor_us`: the least time of rows not looked into.
+
+    `spool` holds the rows that are made anew.
+    """
     incomplete = [side for side in sides if not side.plan.unbounded and side.watermark_us < MAX_US]
     if incomplete:
         is_any = any(rows)
@@ -76,7 +79,7 @@ def sort(rows: list[list[Row]], operations: list[Any], sides: list[Side], floor_
     outcome = Sorted([], [])
     ready_at = _ready_at(windowed)
     for operation, some in zip(operations, rows, strict=True):
-        now, later = _split(operation, some, ready_at, outcome)
+        now, later = _split(operation, some, ready_at, outcome, spool)
         outcome.ready.append(now)
         outcome.aside.append(later)
     return outcome
@@ -107,7 +110,9 @@ def _end_if_not_ready(side: Side, main_window: Any) -> int | None:
     return end_us
 
 
-def _split(operation: Any, rows: list[Row], ready_at: ReadyAt, outcome: Sorted) -> tuple[list[Row], list[Row]]:
+def _split(
+    operation: Any, rows: list[Row], ready_at: ReadyAt, outcome: Sorted, spool: Spool
+) -> tuple[list[Row], list[Row]]:
     now: list[Row] = []
     later: list[Row] = []
     for group, key, data in rows:
@@ -126,7 +131,7 @@ def _split(operation: Any, rows: list[Row], ready_at: ReadyAt, outcome: Sorted) 
             continue
         for some, part in ((now, ready), (later, aside)):
             if part:
-                some.append((group, key, write_block(part) if is_block else part[0][3]))
+                some.append((group, key, spool.keep(write_block(part) if is_block else part[0][3])))
     return now, later
 
 

@@ -51,5 +51,7 @@ class AdaptiveTransport:
             self._spark.committed(elsewhere)
 
     def close(self) -> None:
-        self._local.close()
-        self._spark.close()
+        try:
+            self._local.close()
+        finally:
+            self._spark.close()

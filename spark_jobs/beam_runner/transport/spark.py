@@ -68,9 +68,13 @@ class SparkTransport:
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         packed = self._packed(order)
         try:
+            self._context.addJobTag(self._job_id)
             runs = self._job(plan, order, packed, first_level, parcels).collect()
         except Exception as error:
             raise self._located(_failure(self._context, error), plan, order, first_level) from None
+        except BaseException:  # Ctrl-C: Spark would finish the job
+            self._context.cancelJobsWithTag(self._job_id)
+            raise
         finally:
             if not isinstance(packed, bytes) and _is_alive(self._context):
                 packed.destroy()
@@ -163,6 +167,7 @@ class SparkTransport:
     def close(self) -> None:
         if not _is_alive(self._context):
             return
+        self._context.removeJobTag(self._job_id)
         if self._has_teardown:  # of a process that a failed task took with it, Spark leaves nothing to tear down
             self._tell_workers(self._processes, lambda worker: worker.close())
         if self._plan is not None:

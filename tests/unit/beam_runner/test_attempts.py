@@ -14,11 +14,15 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from common.publish import Epoch
 from spark_jobs.beam_runner import SparkRunner
+from spark_jobs.beam_runner.bundles.bundle import StageProcessor
 from spark_jobs.beam_runner.bundles.order import Report
 from spark_jobs.beam_runner.bundles.task import run_level
 from spark_jobs.beam_runner.bundles.worker import Worker
-from spark_jobs.beam_runner.errors import StepError, WorkerLostError
+from spark_jobs.beam_runner.driver import EpochLoop
+from spark_jobs.beam_runner.errors import FencedError, StepError, WorkerLostError
+from spark_jobs.beam_runner.planning.plan import StagePlan
 from spark_jobs.beam_runner.transport import local
 from spark_jobs.beam_runner.transport.attempts import TaskRun, whole_epoch
 from spark_jobs.beam_runner.transport.local import LocalTransport
@@ -133,6 +137,56 @@ def test_of_two_attempts_of_a_task_the_committed_one_is_finalised(
     rows = [tuple(row) for row in script_job.rows(tmp_path)]
     assert [element for element, _ in rows] == [0, 1, 2, 3]
     assert rows[: 4 if is_told else 3] == HEARD  # the last epoch has no next
+
+
+def test_bundles_of_lost_attempts_wait_for_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their processors are used again: else each attempt would leave one, and its DoFns, behind."""
+    made: list[str] = []
+    init = StageProcessor.__init__
+
+    def noted(self: StageProcessor, plan: StagePlan) -> None:
+        made.append(plan.id)
+        init(self, plan)
+
+    monkeypatch.setattr(StageProcessor, "__init__", noted)
+    attempts = lose_work(monkeypatch, {1: 5, 2: 5}, WorkerLostError("Executor 3 is gone."))
+
+    def build(p: beam.Pipeline) -> Any:
+        script = Script([step(at(0, n)) for n in range(4)], element_type=int)
+        return p | script | beam.Reshuffle() | "confirm" >> beam.ParDo(Confirmed())
+
+    script_job.run(tmp_path, build, "--epoch_attempts=6", "--tasks=2")
+    assert attempts.count(1) == attempts.count(2) == 6
+    (stage,) = {name for name in made if "Reshuffle" in name or "confirm" in name}
+    assert made.count(stage) <= 2 * 2, "in each of two workers one whose bundle may wait for a commit, and one at work"
+
+
+def test_a_driver_that_slept_before_it_published_publishes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one published the same epoch and later ones: old panes must not come over new ones."""
+    published: list[tuple[str, int]] = []
+    publish, publish_now = counting_job.FolderPublisher.publish, EpochLoop._publish_now
+    driver = ["older"]
+
+    def noted(self: counting_job.FolderPublisher, epoch: Epoch, staged: Any) -> Any:
+        published.append((driver[-1], epoch.number))
+        return publish(self, epoch, staged)
+
+    def sleep_first(self: EpochLoop, epoch: Epoch, staged: Any) -> None:
+        if epoch.number == 2 and len(driver) == 1:
+            driver.append("newer")
+            stream(tmp_path)
+            driver.append("older")
+        publish_now(self, epoch, staged)
+
+    monkeypatch.setattr(counting_job.FolderPublisher, "publish", noted)
+    monkeypatch.setattr(EpochLoop, "_publish_now", sleep_first)
+    with pytest.raises(FencedError):
+        stream(tmp_path)
+    assert max(number for who, number in published if who == "older") == 1
+    assert {2, 3} <= {number for who, number in published if who == "newer"}
+    assert differences(tmp_path, AVAILABLE) == 0
 
 
 # ---- which attempts an epoch is made of

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ from beam_pipelines.io.publish import Publish
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.bundles.exchange import Outbox
 from spark_jobs.beam_runner.keyed.state import KeyGroup
+from spark_jobs.beam_runner.transport.spark import SparkTransport
 from tests.faults import counting_job
 from tests.unit.beam_runner import script_job
 
@@ -112,6 +116,99 @@ def test_every_dofn_that_was_set_up_is_torn_down(tmp_path: Path, transport: str)
 
 def test_dofns_of_a_bundle_that_failed_are_torn_down(tmp_path: Path) -> None:
     assert torn_down(tmp_path / "log", "local", [1, -1])
+
+
+class FailsToTearDown(TornDown):
+    def teardown(self) -> None:
+        super().teardown()
+        raise KeyError("at the teardown")
+
+
+def torn_down_twice(log: Path, values: list[int], *flags: str) -> Any:
+    """Two such steps in two stages. -> the result of the job"""
+    p = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--tasks=2", *flags]))
+    made = p | beam.Create(values)
+    _ = made | "one" >> beam.ParDo(FailsToTearDown(log)) | beam.Map(str)
+    _ = made | beam.Reshuffle() | "other" >> beam.ParDo(FailsToTearDown(log)) | "text" >> beam.Map(str)
+    result = p.run()
+    result.wait_until_finish()
+    return result
+
+
+@TRANSPORTS
+def test_teardowns_that_raise_fail_no_job_and_stop_no_other_teardown(tmp_path: Path, transport: str) -> None:
+    assert torn_down_twice(tmp_path / "log", [1, 2, 3, 4], f"--transport={transport}").state == "DONE"
+    said = [line.split()[1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert said.count("setup") == said.count("teardown") >= 3
+
+
+def test_a_teardown_that_raises_does_not_hide_why_the_job_failed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        torn_down_twice(tmp_path / "log", [1, -1], "--transport=local")
+
+
+@pytest.mark.slow
+def test_a_teardown_that_raises_in_the_driver_leaves_no_spark_transport_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[SparkTransport] = []
+    close = SparkTransport.close
+
+    def noted(self: SparkTransport) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(SparkTransport, "close", noted)
+
+    def build(p: beam.Pipeline) -> Any:
+        script = test_stream.TestStream()
+        for n in range(6):  # of these epochs the last are the driver's
+            script = script.add_elements([n])
+        return p | script | beam.ParDo(FailsToTearDown(tmp_path / "log")) | beam.Map(as_json)
+
+    flags = ["--transport=spark", "--driver_epochs_below_ms=60000"]
+    assert script_job.run(tmp_path, build, *flags).state == "DONE"
+    assert len(closed) == 1
+
+
+class Interrupts(beam.DoFn):
+    """Says that it is at work; in the driver's own process it is interrupted as by Ctrl-C."""
+
+    def __init__(self, folder: Path, driver: int) -> None:
+        self.folder, self.driver = str(folder), driver
+
+    def process(self, element: int) -> None:
+        (Path(self.folder) / f"{element:06}").touch()
+        time.sleep(0.02)
+        if os.getpid() == self.driver and element == 5:
+            signal.raise_signal(signal.SIGINT)
+
+
+@TRANSPORTS
+def test_ctrl_c_ends_a_batch(tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "at work"
+    folder.mkdir()
+
+    def interrupt() -> None:
+        while len(list(folder.iterdir())) < 5:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    if transport == "spark":
+        threading.Thread(target=interrupt, daemon=True).start()
+    p = beam.Pipeline(runner=SparkRunner(), options=PipelineOptions([f"--transport={transport}", "--tasks=2"]))
+    _ = p | beam.Create(range(3_000)) | beam.Reshuffle() | beam.ParDo(Interrupts(folder, os.getpid()))
+    with pytest.raises(KeyboardInterrupt):
+        p.run()
+    assert not list(tmp_path.glob("beam-checkpoint-*"))
+    before = -1
+    deadline = time.monotonic() + 60
+    while (done := len(list(folder.iterdir()))) != before:
+        assert time.monotonic() < deadline, "the tasks go on"
+        before = done
+        time.sleep(2)
+    assert 5 <= done < 3_000
 
 
 def test_what_a_task_sent_is_not_kept_by_the_stages_that_sent_it(tmp_path: Path) -> None:

@@ -103,3 +103,14 @@ def test_large_orders_leave_no_files_in_the_driver(tmp_path: Path, monkeypatch: 
     pipeline.run().wait_until_finish()
     assert files == [1, 1, 1]  # that of the plan
     assert len(os.listdir(folder)) == before
+
+
+@pytest.mark.slow
+def test_a_runner_may_be_used_again_after_its_session_has_ended() -> None:
+    runner = SparkRunner()
+    for _ in range(2):
+        with beam.Pipeline(runner=runner, options=PipelineOptions(["--tasks=1"])) as pipeline:
+            _ = pipeline | beam.Create([1]) | beam.Map(str)
+        session = active_session()
+        assert session is not None
+        session.stop()

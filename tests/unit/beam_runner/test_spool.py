@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import resource
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -18,13 +19,16 @@ from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
+from apache_beam.transforms.window import FixedWindows
 
 from spark_jobs.beam_runner import SparkRunner
 from spark_jobs.beam_runner.bundles import spool as spool_module
-from spark_jobs.beam_runner.bundles import waiting
+from spark_jobs.beam_runner.bundles import task, waiting
 from spark_jobs.beam_runner.bundles.exchange import EdgeId, Outbox, Row, held
 from spark_jobs.beam_runner.bundles.spool import Spilled, Spool
 from spark_jobs.beam_runner.keyed import grouped
+from tests.model.script import Script, at, step
+from tests.model.stream import Stage
 
 SIZE = 8 << 10
 KEYS, VALUES = 7, 40
@@ -73,6 +77,16 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path: Path, monkeypat
         Spool(0).keep(bytes(SIZE))
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match=f"Permission denied.*{tmp_path}.*SPARK_LOCAL_DIRS"):
+        Spool(0).keep(bytes(SIZE))
+
+
 def test_a_large_row_does_not_take_the_room_of_those_behind_it() -> None:
     spool = Spool(10 * SIZE)
     assert isinstance(spool.keep(bytes(11 * SIZE)), Spilled)
@@ -99,6 +113,30 @@ def test_rows_that_wait_are_written_in_portions(monkeypatch: pytest.MonkeyPatch)
     joined = [[row for portion in stored for row in portion[index]] for index in range(3)]
     assert joined == [[(n, b"", bytes([n]) * SIZE) for n in range(count)] for count in (4, 0, 3)]
     assert list(waiting.portions([[], []])) == []
+
+
+def test_rows_that_wait_for_a_side_input_are_in_files_as_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[type] = []
+
+    def noted(rows: list[list[Row]]) -> Iterator[list[list[Row]]]:
+        waited.extend(type(row[2]) for some in rows for row in some)
+        return waiting.portions(rows)
+
+    monkeypatch.setattr(task, "portions", noted)
+    main = [step(*(at(second, ("k", bytes(SIZE))) for second in (1, 11, 2, 12)), watermark=1), step(), step()]
+    side = [step(at(1, ("s", b"side")), watermark=10), step(watermark=50), step()]
+    scripts, stage = {"main": main, "side": side}, Stage(tmp_path)
+
+    def build(p: beam.Pipeline) -> None:
+        played = [p | name >> Script(script, element_type=tuple[str, bytes]) for name, script in scripts.items()]
+        pairs, values = (some | f"{n}" >> beam.WindowInto(FixedWindows(10)) for n, some in enumerate(played))
+        stage.collect(pairs | beam.Map(lambda pair, seen: len(pair[1]) + len(seen), beam.pvalue.AsList(values)))
+
+    stage.run(build, 1, "--spill_above_mb=0")
+    assert sorted(stage.values()) == [SIZE] * 2 + [SIZE + 1] * 2
+    assert set(waited) == {Spilled}
 
 
 def value(key: int, number: int) -> bytes:
