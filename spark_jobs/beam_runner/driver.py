@@ -29,9 +29,9 @@ from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
 from spark_jobs.beam_runner.bundles.spool import MEMORY_BYTES
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart
-from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, newest_manifest, sum_counters
+from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, manifest_of, newest_manifest, sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
-from spark_jobs.beam_runner.errors import RunnerError, WorkerLostError
+from spark_jobs.beam_runner.errors import FencedError, RunnerError, WorkerLostError
 from spark_jobs.beam_runner.outcome import is_same, monitoring_infos, next_manifest
 from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
@@ -40,7 +40,7 @@ from spark_jobs.beam_runner.transport import Transport
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_SLEEP_S = 0.2  # a stop request is seen within this time
+_LONGEST_SLEEP_S = 0.2  # so often a publisher that failed, and another driver, is looked for
 _GARBAGE_EVERY_EPOCHS = 16
 _NEWEST_FOR_S = 1.0  # after a commit or a look, the last epoch is taken for the newest so long
 
@@ -84,8 +84,9 @@ class EpochLoop:
             self._drain.set()
         self._until_idle, self._interval_s, self._on_epoch = until_idle, interval_ms / 1000, on_epoch
         self._draining = False
+        self._wake = threading.Event()  # of pauses
         self._folded: dict[str, frozenset[str]] = {}  # live part of a side input -> those that were folded to it
-        self._epoch_attempts = epoch_attempts
+        self._epoch_attempts, self._accepted = epoch_attempts, drop_incompatible
         self._stop = threading.Event()
         self._script_end_us = now_us()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish")
@@ -98,10 +99,12 @@ class EpochLoop:
     def request_stop(self) -> None:
         """Ends the loop after the epoch under way; its results are committed and published."""
         self._stop.set()
+        self._wake.set()
 
     def request_drain(self) -> None:
         """Brings the stream to its end: sources are truncated, the watermarks go to the end of time, windows close."""
         self._drain.set()
+        self._wake.set()
 
     def run(self) -> None:
         """Blocks until the job is done, idle or stopped. Raises what a task, a publisher or the commit raised.
@@ -127,7 +130,8 @@ class EpochLoop:
                 self._require_newest()
                 if not self._run_epoch(started) and self._until_idle and self._all_idle() and not self._drain.is_set():
                     break
-                self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+                if not self.manifest.draining:
+                    self._pause(self._interval_s - (time.monotonic() - started))
         finally:
             try:
                 self._finish_publishing()
@@ -145,7 +149,11 @@ class EpochLoop:
 
     # ---- start
     def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
-        manifest = newest_manifest(self._checkpoint)
+        """The manifest to go on from. Older drivers are fenced once nothing speaks against the start."""
+        if (manifest := newest_manifest(self._checkpoint)) is not None:
+            carry_over(manifest, self._plan, self._checkpoint.url, accepted)
+        self._checkpoint.take_over()
+        manifest = newest_manifest(self._checkpoint)  # an older driver may have committed until then
         if manifest is None:
             return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
         steps = {change.step for change in compare(manifest, self._plan)} if accepted else set()
@@ -223,7 +231,13 @@ class EpochLoop:
         wake_us = min(
             [r.due_us for r in self.manifest.residuals] + [meta.next_real_us for meta in self._metas()], default=0
         )
-        self._stop.wait(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - self._now_us()) / 1e6)))
+        self._pause(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - self._now_us()) / 1e6)))
+
+    def _pause(self, seconds: float) -> None:
+        """Until it is time, or a stop or a drain is requested."""
+        if seconds > 0 and not self.manifest.done:
+            self._wake.wait(seconds)
+            self._wake.clear()
 
     # ---- one epoch
     def _run_epoch(self, started: float) -> bool:
@@ -251,7 +265,13 @@ class EpochLoop:
             self.manifest = replace(last, residuals=manifest.residuals)  # only the times to look again are new
             return False
         self._finish_publishing()
-        self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
+        try:
+            self._checkpoint.commit_manifest(manifest.epoch, manifest.to_json())
+        except FencedError:
+            if not self._checkpoint.is_newest_driver():
+                raise
+            self._go_on_after_older_driver()
+            return True
         self._newest_at = time.monotonic()
         self.manifest = manifest
         self._publish(manifest)
@@ -266,6 +286,13 @@ class EpochLoop:
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
+
+    def _go_on_after_older_driver(self) -> None:
+        """It was about to commit when this one was started: its epoch counts, and was its last."""
+        newest = manifest_of(self._checkpoint, self._checkpoint.epochs()[-1])
+        _log.warning("An older driver of %s committed its last epoch, %d.", self._checkpoint.url, newest.epoch)
+        self.manifest = carry_over(newest, self._plan, self._checkpoint.url, self._accepted)
+        self._publish(self.manifest)
 
     def _run_levels(self, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         """Runs the levels again if a worker died. The order names the last manifest's state and nothing else, so what

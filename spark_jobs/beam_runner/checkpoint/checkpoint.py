@@ -1,12 +1,13 @@
 """What a job's exactly-once promise rests on: manifests, state files, side inputs, in one place.
 
     <root>/epochs/000000012.json              one manifest per committed epoch
+    <root>/epochs/driver-000000003            the third driver was started: older ones stop
     <root>/state/000000012-<id>-<crc>.kg      key-group state written by one task in one epoch
     <root>/side/000000000-<id>-<crc>.rows     side-input elements of one epoch
 
-A manifest is created only if its name is free: of two drivers that run the same epoch one commits and the other is
-fenced. Data files never change, and their names hold the CRC-32 of their bytes. How a place does this is the store's
-business (store.py).
+A manifest is created only if its name is free: of two drivers that run the same epoch one commits. Whichever that was,
+the driver that was started last goes on, and the other is fenced. Data files never change, and their names hold the
+CRC-32 of their bytes. How a place does this is the store's business (store.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import uuid
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from spark_jobs.beam_runner.checkpoint.store import DRAFT, open_store
@@ -26,6 +28,7 @@ EPOCHS, STATE, SIDE = "epochs", "state", "side"
 # they name costs the deltas of as many epochs.
 KEEP_MANIFESTS = 8
 
+_DRIVER = "driver-"
 _CHECKSUM = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
 
@@ -38,6 +41,7 @@ class Checkpoint:
 
     def __init__(self, root: str | os.PathLike[str], *, is_shared: bool = True) -> None:
         self.store, self._is_shared = open_store(root), is_shared
+        self._driver = 0  # number of the driver that this is; 0 = of nobody
 
     @property
     def url(self) -> str:
@@ -55,8 +59,7 @@ class Checkpoint:
     # ---- manifests
     def epochs(self) -> list[int]:
         """Numbers of the manifests that are there, oldest first."""
-        names = self.store.names(EPOCHS)
-        return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+        return _epochs_in(self.store.names(EPOCHS))
 
     def last_epoch(self) -> int | None:
         """Number of the newest committed epoch, None before the first."""
@@ -72,22 +75,48 @@ class Checkpoint:
                 hint=f"python -m spark_jobs.beam_runner checkpoint show {self.url}",
             ) from None
 
+    # ---- drivers
+    def take_over(self) -> None:
+        """From now on older drivers are fenced: when they commit, publish, or look (`require_newest`)."""
+        number = _newest_driver(self.store.names(EPOCHS)) + 1
+        while not self.store.put_if_absent(_driver_name(number), b""):
+            number += 1
+        self._driver = number
+        older = (name for name in self.store.names(EPOCHS) if name.startswith(_DRIVER))
+        self.store.delete(f"{EPOCHS}/{name}" for name in older if _newest_driver([name]) < number)
+
+    def is_newest_driver(self) -> bool:
+        return _newest_driver(self.store.names(EPOCHS)) <= self._driver
+
     def commit_manifest(self, epoch: int, data: bytes) -> None:
-        """The commit point. Raises FencedError if the epoch was committed by somebody else."""
+        """The commit point. Raises FencedError if the epoch, or a later one, was committed by somebody else.
+
+        Also if a newer driver was started meanwhile: then this epoch is the last of the older one.
+        """
         if not self.store.put_if_absent(_manifest_name(epoch), data):
             raise FencedError(
                 f"Epoch {epoch} of {self.url} was committed by another driver; this one stops.",
                 hint="Only one job may run on a checkpoint.",
             )
         try:
-            self.require_newest(epoch)  # old manifests are deleted: a name that is free may still be long past
+            self.require_newest(epoch)
         except FencedError:
-            self.store.delete([_manifest_name(epoch)])
+            if self.last_epoch() != epoch:  # old manifests are deleted: a name that is free may still be long past
+                self.store.delete([_manifest_name(epoch)])
             raise
 
     def require_newest(self, epoch: int) -> None:
-        """Raises FencedError if a later epoch than `epoch` was committed: the newest manifest is never deleted."""
-        newest = self.last_epoch()
+        """Raises FencedError if a later epoch than `epoch` was committed: the newest manifest is never deleted.
+
+        Also if a driver was started on the checkpoint after this one.
+        """
+        names = self.store.names(EPOCHS)
+        if _newest_driver(names) > self._driver > 0:
+            raise FencedError(
+                f"Another driver was started on {self.url}; this one, at epoch {epoch}, stops.",
+                hint="Only one job may run on a checkpoint.",
+            )
+        newest = max(_epochs_in(names), default=None)
         if newest != epoch:
             raise FencedError(
                 f"Epoch {newest} of {self.url} was committed by another driver; this one was at {epoch} and stops.",
@@ -151,3 +180,16 @@ class Checkpoint:
 
 def _manifest_name(epoch: int) -> str:
     return f"{EPOCHS}/{epoch:09d}.json"
+
+
+def _epochs_in(names: Iterable[str]) -> list[int]:
+    return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+
+
+def _driver_name(number: int) -> str:
+    return f"{EPOCHS}/{_DRIVER}{number:09d}"
+
+
+def _newest_driver(names: Iterable[str]) -> int:
+    numbers = (name.removeprefix(_DRIVER) for name in names if name.startswith(_DRIVER))
+    return max((int(number) for number in numbers if number.isdigit()), default=0)

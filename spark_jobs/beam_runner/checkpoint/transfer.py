@@ -9,7 +9,7 @@ later number of that job.
   knows whether that was done, and what follows under an id of its own: if the original had gone on after the copy was
   made, its sinks have seen the next numbers and would skip them, although they hold other rows now.
 - A *rollback* commits an old epoch's manifest anew, under the next free number. Nothing is deleted, a driver that
-  still runs is fenced, and sinks skip nothing because numbers only grow.
+  still runs is fenced (the rollback is a newer driver of one epoch), and sinks skip nothing because numbers only grow.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ def rollback(checkpoint: Checkpoint, epoch: int, check: Callable[[int], tuple[st
     `check`: problems of an epoch, as `verify` finds them. Raises CheckpointError if there are any, or no such epoch;
     FencedError if a job committed an epoch at the same moment.
     """
-    newest = _newest(checkpoint)
     if epoch not in checkpoint.epochs():
         raise CheckpointError(
             f"{checkpoint.url} cannot go back to epoch {epoch}: it has the manifests of "
@@ -98,6 +97,8 @@ def rollback(checkpoint: Checkpoint, epoch: int, check: Callable[[int], tuple[st
             f"{checkpoint.url} cannot go back to epoch {epoch}: {' '.join(problems)}", hint=way_back(checkpoint.url)
         )
     manifest = manifest_of(checkpoint, epoch)
+    checkpoint.take_over()
+    newest = _newest(checkpoint)
     if epoch == newest:
         return epoch
     # What that epoch staged was published before the next one was committed.

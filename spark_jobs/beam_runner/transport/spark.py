@@ -1,7 +1,7 @@
 """One Spark job an epoch: a level is a stage of the job, an exchange is a shuffle of parcels, in pieces of about 1 MiB.
 
 RDDs rather than DataFrames: an empty job of 1/2/5 levels costs 180/388/764 ms against 394/522/969 ms, because there is
-no query to plan. Rows are bucketed by target in the Python task; Spark moves whole parcels and never sees an element.
+no query to plan. Rows are bucketed by target in the Python task; Spark never sees an element.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,22 @@ def test_a_drain_truncates_once_and_closes_the_windows(tmp_path: Path) -> None:
     assert result.state == "DRAINED"
     # Epochs 0 .. 3 gave four elements each; the drain leaves nothing of restriction 0 and three of restriction 1.
     assert sorted(script_job.rows(tmp_path)) == [[0, 4], [1, 4 + 3]]
+
+
+def test_a_drain_waits_for_no_interval(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert drained(tmp_path, 0, None, "--epoch_interval_ms=100000").state == "DRAINED"
+    assert time.monotonic() - began < 60
+
+
+def test_epochs_begin_no_sooner_than_their_interval_says(tmp_path: Path) -> None:
+    starts: list[float] = []
+    options = PipelineOptions(["--streaming", "--until_idle", "--transport=local", "--epoch_interval_ms=300"])
+    p = beam.Pipeline(runner=SparkRunner(on_epoch=lambda info: starts.append(time.monotonic() - info.seconds)), options=options)
+    counting_job.build(p, f"{tmp_path}/out", 250, 50)
+    p.run().wait_until_finish()
+    assert len(starts) >= 5
+    assert all(after - before > 0.29 for before, after in pairwise(starts))
 
 
 def test_a_drain_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_jobs_in_one_session_leave_each_others_stages_alone(tmp_path: Path) -> N
         transport._workers = [worker_of(job, ended)]
         pipeline = beam.Pipeline()
         _ = pipeline | beam.Create([1]) | beam.ParDo(Told(job))
-        loop = EpochLoop(SparkRunner().plan(pipeline), transport, Checkpoint(tmp_path / job), key_groups=1)
+        checkpoint = Checkpoint(tmp_path / job)
+        checkpoint.prepare()
+        loop = EpochLoop(SparkRunner().plan(pipeline), transport, checkpoint, key_groups=1)
         order = loop._order([], 0)
         reports = transport.run(loop._plan, order, *loop._first_parcels([], None, order))
         return transport._workers[0], reports
