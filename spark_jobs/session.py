@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from spark_jobs.shipping import DAEMON, PROJECT_ROOT, is_local, ship_own_package
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+_log = logging.getLogger(__name__)
 
 LOG_CONFIG = Path(__file__).resolve().parent / "log4j2.properties"
 _MASTER = re.compile(r"local(\[[^\]]+\])?|local-cluster\[[^\]]+\]|spark://.+|yarn|k8s://.+")
@@ -79,6 +82,23 @@ def active_session() -> SparkSession | None:
     from pyspark.sql import SparkSession
 
     return SparkSession.getActiveSession()
+
+
+def require_session(session: SparkSession, master: str | None, conf: dict[str, str]) -> None:
+    """Of a session that is there already: raises ConfigError if it is on another master, warns of other settings."""
+    here = session.sparkContext.master
+    if master not in (None, here):
+        raise ConfigError(
+            f"--spark_master={master}, but this process has a Spark session on {here}",
+            code="other_session",
+            hint="stop that session first (SparkSession.getActiveSession().stop()), or leave --spark_master out",
+        )
+    settings = dict(session.sparkContext.getConf().getAll())
+    if others := sorted(key for key, value in conf.items() if settings.get(key) != value):
+        _log.warning(
+            "--spark_conf of %s has no effect: this process has a Spark session, which began without it.",
+            ", ".join(others),
+        )
 
 
 def is_on_loopback(master: str) -> bool:

@@ -97,6 +97,25 @@ class CheckpointStoreError(RunnerError):
     CODE = "checkpoint_store"
 
 
+def worker_error(error: Exception) -> RunnerError:
+    """What a worker raised, out of Spark's exception: an error of the runner as itself, any other as StepError."""
+    failed = StepError.from_spark(error)
+    name, _, said = failed.message.partition(": ")
+    kind = _RAISED_BY_WORKERS.get(name)
+    if kind is None:
+        return failed
+    message, _, rest = said.partition("\n  next: ")
+    hint, _, where = rest.partition("\n")
+    found = kind("\n".join(filter(None, [message, where])), hint=hint or None)
+    found.add_note(failed.worker_traceback)
+    return found
+
+
+_RAISED_BY_WORKERS: dict[str, type[RunnerError]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind for kind in (CheckpointError, CheckpointStoreError, RunnerError)
+}
+
+
 def way_back(root: str) -> str:
     """The hint of a damaged checkpoint."""
     return (

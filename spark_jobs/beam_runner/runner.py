@@ -131,7 +131,7 @@ class SparkRunner(PipelineRunner):
         # Imported here: the local transport works without Spark.
         from spark_jobs.beam_runner.transport.adaptive import AdaptiveTransport
         from spark_jobs.beam_runner.transport.spark import SparkTransport
-        from spark_jobs.session import active_session, spark_session
+        from spark_jobs.session import active_session, require_session, spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
         spark = self._spark or active_session()
@@ -140,9 +140,11 @@ class SparkRunner(PipelineRunner):
                 f"A stream on {self._master(flags)} has no --checkpoint that its workers could share.",
                 hint=SHARED_PLACE,
             )
+        conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
         if spark is None:
-            conf = dict(setting.split("=", 1) for setting in flags.spark_conf or ())
             spark = spark_session(master=flags.spark_master, cores=flags.tasks or None, conf=conf)
+        else:
+            require_session(spark, flags.spark_master, conf)
         context = spark.sparkContext
         if not is_local(context.master):
             ship_own_packages(context)  # the session may be the caller's

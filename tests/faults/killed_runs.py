@@ -17,7 +17,12 @@ from tests.faults.kills import Kill
 
 ROOT = Path(__file__).resolve().parents[2]
 SLICE = 100
-LOCAL_SPARK = ("--transport=spark", "--tasks=2", "--spark_conf=spark.python.daemon.module=tests.faults.killing_daemon")
+LOCAL_SPARK = (
+    "--transport=spark",
+    "--tasks=2",
+    "--driver_epochs_below_ms=0",  # the points of tasks are in workers
+    "--spark_conf=spark.python.daemon.module=tests.faults.killing_daemon",
+)
 
 
 @dataclass(frozen=True)

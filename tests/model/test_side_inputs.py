@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.pvalue import AsDict, AsIter, AsList, AsMultiMap, AsSingleton
-from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
+from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterProcessingTime, Repeatedly
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
@@ -397,6 +397,29 @@ def test_a_side_input_that_changes_now_and_then(stage: Stage) -> None:
 
 
 UPDATES = 20
+
+
+def test_each_element_of_an_ungrouped_side_input_with_a_trigger_replaces_the_one_before(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind Beam's `WatchFilePattern`, which hands RunInference a new model."""
+    monkeypatch.setattr(compaction, "MOST_PARTS", 1)
+    side_script = [step(at(n, ("s", 10 * n)), watermark=n) for n in range(8)] + [step()]
+    main_script = [step(at(n, ("a", n))) for n in range(8)] + [step()]
+
+    def build(p: beam.Pipeline) -> None:
+        side = p | "side" >> Script(side_script, stays=True) | beam.Values()
+        side = side | "side windows" >> beam.WindowInto(
+            GlobalWindows(), trigger=Repeatedly(AfterProcessingTime(1)), accumulation_mode=AccumulationMode.DISCARDING
+        )
+        stage.collect(p | "main" >> Script(main_script) | beam.Map(lambda pair, n: (*pair, n), AsSingleton(side)))
+
+    stage.play(build)
+    seen = {n: newest for _, n, newest in stage.values()}
+    assert sorted(seen) == list(range(8))
+    assert all(newest in range(0, 80, 10) for newest in seen.values())
+    assert [seen[n] for n in range(8)] == sorted(seen.values()), "never an older one again"
+    assert seen[7] == 70
 
 
 def each_update(p: beam.Pipeline) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from apache_beam.coders import coder_impl
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.pvalue import SideInputData
+from apache_beam.utils.windowed_value import PaneInfoTiming
 
 from spark_jobs.beam_runner.beam_internals import PipelineContext, common_urns, last_us
 from spark_jobs.beam_runner.checkpoint.manifest import SidePart
@@ -27,7 +28,9 @@ class SideTable:
     """One side input of one ParDo: its elements by window and key.
 
     Of a collection that fires more than once for a window, AsSingleton sees the latest pane, AsDict the last value of
-    each key: a pane may hold a few of the window's keys only. The other views see all panes in their order.
+    each key: a pane may hold a few of the window's keys only. The other views see all panes in their order. An element
+    that no grouping has put in a pane since its WindowInto is a pane of its own if there is a trigger, as behind Beam's
+    `WatchFilePattern`.
     """
 
     def __init__(self, plan: SidePlan, context: PipelineContext) -> None:
@@ -35,7 +38,7 @@ class SideTable:
         coder = context.coders[plan.coder]
         element = coder.wrapped_value_coder
         self._keyed = data.access_pattern != common_urns.side_inputs.ITERABLE.urn
-        self._by_pane = plan.view == LATEST_PANE
+        self._by_pane, self._is_triggered = plan.view == LATEST_PANE, plan.triggered
         self._by_key = plan.view == LAST_OF_KEY and element.is_kv_coder()
         self._key_impl = element.key_coder().get_impl() if self._keyed or self._by_key else None
         self._elements = 0
@@ -100,10 +103,11 @@ class SideTable:
     def slot(self, element: Any) -> tuple[bytes, int]:
         """(key, version): of the elements of a window that have one key only those of the greatest version are seen."""
         key = self._key_impl.encode_nested(element.value[0]) if self._key_impl is not None else b""
-        if self._by_pane:
+        is_alone = self._is_triggered and element.pane_info.timing == PaneInfoTiming.UNKNOWN
+        if self._by_pane and not is_alone:
             return key, element.pane_info.index
         self._elements += 1
-        return key, self._elements if self._by_key else 0
+        return key, self._elements if self._by_key or self._by_pane else 0
 
     def encode_window(self, window: Any) -> bytes:
         encoded: bytes = self._window_impl.encode(window)

@@ -29,8 +29,8 @@ from spark_jobs.beam_runner.errors import (
     MORE_MEMORY,
     RunnerError,
     SessionLostError,
-    StepError,
     WorkerLostError,
+    worker_error,
 )
 from spark_jobs.beam_runner.planning.explain import other_steps
 from spark_jobs.beam_runner.planning.plan import Plan
@@ -203,7 +203,7 @@ def _failure(context: SparkContext, error: Exception) -> RunnerError:
         )
     # A Python traceback is that of the user's function; else the driver could not send the job, or lost its workers.
     if isinstance(error, PySparkPythonException) or not isinstance(error, Py4JJavaError) or _TRACEBACK in str(error):
-        return StepError.from_spark(error)
+        return worker_error(error)
     cause = str(error).partition("most recent failure: ")[2] or str(error).partition(": ")[2] or str(error)
     return WorkerLostError(
         cause.strip().partition("\n")[0].partition(" Consider setting")[0],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spark_jobs.beam_runner.errors import StepError
+from spark_jobs.beam_runner.errors import CheckpointError, StepError, worker_error
 from spark_jobs.beam_runner.transport import spark_worker
 
 FRAMES = """\
@@ -31,6 +31,17 @@ def test_an_indented_hint_does_not_hide_the_message() -> None:
     """As our own errors have: it looks like one more frame."""
     said = "common.errors.PipelineError: Kafka: no answer [source/kafka]\n  next: python -m beam_pipelines doctor"
     assert StepError.from_spark(Exception(FRAMES + said + JAVA)).message == said
+
+
+def test_an_error_of_the_runner_is_itself_again_with_its_hint() -> None:
+    text = (
+        "spark_jobs.beam_runner.errors.CheckpointError: c/state/x.kg is damaged.\n  next: verify c    # and\nin epoch 3"
+    )
+    error = worker_error(Exception(FRAMES + text + JAVA))
+    assert type(error) is CheckpointError
+    assert (error.message, error.hint) == ("c/state/x.kg is damaged.\nin epoch 3", "verify c    # and")
+    assert any("line 109" in note for note in error.__notes__)
+    assert type(worker_error(Exception(f"{FRAMES}ValueError: bad{JAVA}"))) is StepError
 
 
 def test_without_a_traceback_the_first_line_counts() -> None:

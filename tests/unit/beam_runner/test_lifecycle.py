@@ -326,7 +326,9 @@ def test_a_drain_waits_for_no_interval(tmp_path: Path) -> None:
 def test_epochs_begin_no_sooner_than_their_interval_says(tmp_path: Path) -> None:
     starts: list[float] = []
     options = PipelineOptions(["--streaming", "--until_idle", "--transport=local", "--epoch_interval_ms=300"])
-    p = beam.Pipeline(runner=SparkRunner(on_epoch=lambda info: starts.append(time.monotonic() - info.seconds)), options=options)
+    p = beam.Pipeline(
+        runner=SparkRunner(on_epoch=lambda info: starts.append(time.monotonic() - info.seconds)), options=options
+    )
     counting_job.build(p, f"{tmp_path}/out", 250, 50)
     p.run().wait_until_finish()
     assert len(starts) >= 5

@@ -17,6 +17,7 @@ from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarni
 from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochLoop
+from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.transport.local import LocalTransport
 from spark_jobs.beam_runner.transport.spark import SparkTransport
 from spark_jobs.beam_runner.transport.spark_worker import worker_of
@@ -116,3 +117,23 @@ def test_a_runner_may_be_used_again_after_its_session_has_ended() -> None:
         session = active_session()
         assert session is not None
         session.stop()
+
+
+@pytest.mark.slow
+def test_what_a_worker_finds_damaged_is_a_checkpoint_error_with_the_way_back(tmp_path: Path) -> None:
+    flags = ["--streaming", "--until_idle", "--tasks=2", "--driver_epochs_below_ms=0"]
+    options = PipelineOptions([*flags, f"--checkpoint={tmp_path}/checkpoint"])
+
+    def stream(available: int) -> None:
+        pipeline = beam.Pipeline(runner=SparkRunner(), options=options)
+        counting_job.build(pipeline, f"{tmp_path}/out", available, 50)
+        pipeline.run().wait_until_finish()
+
+    stream(100)
+    for path in (tmp_path / "checkpoint/state").iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged") as damaged:
+        stream(200)
+    assert f"checkpoint verify {tmp_path}/checkpoint" in str(damaged.value.hint)

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -66,6 +68,18 @@ def test_an_unreachable_master_is_named() -> None:
         with pytest.raises(ConfigError) as refused:
             run_on(f"spark://{address}")
         assert refused.value.message.startswith(f"--spark_master=spark://{address} cannot be reached ({address}: ")
+
+
+def test_a_session_on_another_master_is_not_taken_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    conf = SimpleNamespace(getAll=lambda: [("spark.a", "1"), ("spark.b", "2")])
+    here: Any = SimpleNamespace(sparkContext=SimpleNamespace(master="local[2]", getConf=lambda: conf))
+    with pytest.raises(ConfigError, match=r"spark://far:7077, but this process has a Spark session on local\[2\]"):
+        session.require_session(here, "spark://far:7077", {})
+    for master in (None, "local[2]"):
+        session.require_session(here, master, {"spark.a": "1"})
+    assert caplog.text == ""
+    session.require_session(here, None, {"spark.a": "1", "spark.b": "3", "spark.c": "4"})
+    assert "--spark_conf of spark.b, spark.c has no effect" in caplog.text
 
 
 def test_one_master_of_several_is_enough() -> None:
