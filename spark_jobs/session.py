@@ -45,6 +45,9 @@ def spark_session(
         return active
     master, conf = master or f"local[{cores or os.cpu_count() or 2}]", conf or {}
     _require_master(master)
+    py4j = logging.getLogger("py4j")
+    if py4j.level == logging.NOTSET:  # at INFO it tells of its connections
+        py4j.setLevel(logging.WARNING)
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

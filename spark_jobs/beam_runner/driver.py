@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 0.2  # so often a publisher that failed, and another driver, is looked for
 _GARBAGE_EVERY_EPOCHS = 16
+_SAY_EVERY_S = 10.0
 _NEWEST_FOR_S = 1.0  # after a commit or a look, the last epoch is taken for the newest so long
 
 Counters = dict[str, int]
@@ -94,6 +95,7 @@ class EpochLoop:
         self.published: Counter[str] = Counter()
         self.manifest = self._resume(key_groups, drop_incompatible)
         self._newest_at = time.monotonic()
+        self._said_at = -_SAY_EVERY_S
 
     # ---- control
     def request_stop(self) -> None:
@@ -282,10 +284,17 @@ class EpochLoop:
         if manifest.epoch % _GARBAGE_EVERY_EPOCHS == 0:
             live = manifest.live_files() | files_to_roll_back(self._checkpoint)
             self._checkpoint.collect_garbage(manifest.epoch, live)
-        _log.info("Epoch %d took %.1f s.", manifest.epoch, time.monotonic() - started)
+        self._say(manifest.epoch, time.monotonic() - started)
         if self._on_epoch is not None:
             self._on_epoch(EpochInfo(manifest.epoch, time.monotonic() - started, self.counters()))
         return True
+
+    def _say(self, epoch: int, seconds: float) -> None:
+        """A stream may have many epochs a second, and others may have something to say, too."""
+        is_due = time.monotonic() - self._said_at >= _SAY_EVERY_S
+        _log.log(logging.INFO if is_due else logging.DEBUG, "Epoch %d took %.1f s.", epoch, seconds)
+        if is_due:
+            self._said_at = time.monotonic()
 
     def _go_on_after_older_driver(self) -> None:
         """It was about to commit when this one was started: its epoch counts, and was its last."""

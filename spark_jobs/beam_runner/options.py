@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, SetupOptions, WorkerOptions
@@ -137,6 +139,27 @@ class SparkRunnerOptions(PipelineOptions):
             default="spark",
             help="spark: levels are Spark tasks. local: the same task code in this process, no Spark (tests).",
         )
+
+
+def worker_log_levels(options: Mapping[str, Any]) -> dict[str, int]:
+    """Logger -> level in Spark's workers, by all options of a pipeline: the driver's, or what Beam's flags say.
+
+    Raises ConfigError if there is no such level.
+    """
+    wanted = {"": options.get("default_sdk_harness_log_level") or logging.getLogger().level}
+    wanted |= options.get("sdk_harness_log_level_overrides") or {}
+    levels: dict[str, int] = {}
+    for name, level in wanted.items():
+        number = logging.getLevelNamesMapping().get(str(level).upper(), str(level))
+        if not str(number).isdecimal():
+            flag = "--sdk_harness_log_level_overrides" if name else "--default_sdk_harness_log_level"
+            raise ConfigError(
+                f"{flag}: there is no log level {level!r}",
+                code="bad_log_level",
+                hint="DEBUG, INFO, WARNING, ERROR or a number",
+            )
+        levels[name] = int(number)
+    return levels
 
 
 def refuse_flags_of_other_runners(options: PipelineOptions) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,12 @@ from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.checkpoint.progress import last_manifest
 from spark_jobs.beam_runner.driver import EpochInfo, EpochLoop
 from spark_jobs.beam_runner.errors import SHARED_PLACE, RunnerError
-from spark_jobs.beam_runner.options import SparkRunnerOptions, refuse_flags_of_other_runners, require_valid
+from spark_jobs.beam_runner.options import (
+    SparkRunnerOptions,
+    refuse_flags_of_other_runners,
+    require_valid,
+    worker_log_levels,
+)
 from spark_jobs.beam_runner.planning.explain import with_changes
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
@@ -66,6 +72,7 @@ class SparkRunner(PipelineRunner):
         """What would run, as data. Starts nothing. Raises UnsupportedPipelineError or ConfigError as a start would."""
         options = pipeline.options if options is None else options
         refuse_flags_of_other_runners(options)
+        worker_log_levels(options.get_all_options())
         return make_plan(prepare_proto(pipeline, options), options, is_drain=self._is_drain)
 
     def run_pipeline(self, pipeline: Any, options: PipelineOptions) -> FnApiRunnerResult:
@@ -177,7 +184,13 @@ class SparkRunnerResult(FnApiRunnerResult):
 
     def __init__(self, loop: EpochLoop, temporary_root: str | None) -> None:
         super().__init__(PipelineState.RUNNING, {})
-        self._loop, self._temporary_root = loop, temporary_root
+        self._loop = loop
+        # Also when the process ends first, as by Ctrl-C: a job's thread ends with it.
+        self._clean_up = (
+            None
+            if temporary_root is None
+            else weakref.finalize(self, shutil.rmtree, temporary_root, ignore_errors=True)
+        )
         self._error: BaseException | None = None
         self._stopped_as: str | None = None
         self._thread: threading.Thread | None = None
@@ -199,8 +212,8 @@ class SparkRunnerResult(FnApiRunnerResult):
             self._error = error
             self._state = PipelineState.FAILED
         finally:
-            if self._temporary_root is not None:
-                shutil.rmtree(self._temporary_root, ignore_errors=True)
+            if self._clean_up is not None:
+                self._clean_up()
 
     @property
     def state(self) -> str:

@@ -32,6 +32,7 @@ from spark_jobs.beam_runner.errors import (
     WorkerLostError,
     worker_error,
 )
+from spark_jobs.beam_runner.options import worker_log_levels
 from spark_jobs.beam_runner.planning.explain import other_steps
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.transport.attempts import whole_epoch
@@ -96,7 +97,7 @@ class SparkTransport:
         first_level: int,
         parcels: dict[int, Parcel],
     ) -> Any:
-        shared = self._broadcast(plan)
+        shared, log_levels = self._broadcast(plan), worker_log_levels(plan.options)
         self._context.setJobDescription(f"epoch {order.epoch}")
         start: list[Sent] = [(None, parcels[p], []) for p in range(self.partitions)]
         rdd: Any = self._context.parallelize(start, self.partitions)
@@ -104,7 +105,7 @@ class SparkTransport:
             if level > first_level:
                 rdd = _exchanged(rdd, self.partitions)
             rdd = rdd.mapPartitionsWithIndex(
-                _level_task(self._job_id, shared, packed, level, last=level == plan.levels - 1)
+                _level_task(self._job_id, shared, packed, level, log_levels, last=level == plan.levels - 1)
             )
         return rdd
 
@@ -245,16 +246,22 @@ def _exchanged(rdd: Any, partitions: int) -> Any:
 
 
 def _level_task(
-    job: str, plan: Broadcast[Plan], order: bytes | Broadcast[bytes], level: int, *, last: bool
+    job: str,
+    plan: Broadcast[Plan],
+    order: bytes | Broadcast[bytes],
+    level: int,
+    log_levels: dict[str, int],
+    *,
+    last: bool,
 ) -> Callable[[int, Iterable[Sent]], Iterator[Any]]:
     ended = tuple(_ended)
-    log_level = logging.getLogger().level  # workers say as much as the driver
 
     def run_task(part: int, sent: Iterable[Sent]) -> Iterator[Any]:
         # Imported in the worker: cloudpickle would copy a module global that a nested function uses.
         from spark_jobs.beam_runner.transport import spark_worker
 
-        logging.getLogger().setLevel(log_level)
+        for name, log_level in log_levels.items():
+            logging.getLogger(name).setLevel(log_level)
         unpacked = pickle.loads(order if isinstance(order, bytes) else order.value)
         worker = spark_worker.worker_of(job, ended)
         return spark_worker.run_task(worker, plan.value, unpacked, level, part, sent, last=last)

@@ -6,6 +6,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -346,3 +348,27 @@ def test_a_stopped_stream_is_drained_by_flag(tmp_path: Path) -> None:
     drained(tmp_path, after_epoch=-1, stop_after=3)
     assert drained(tmp_path, -1, None, "--drain").state == "DRAINED"
     assert sorted(script_job.rows(tmp_path)) == [[0, 4], [1, 4 + 3]]
+
+
+ENDLESS = """
+import os, signal
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from spark_jobs.beam_runner import SparkRunner
+
+def interrupt(info):
+    os.kill(os.getpid(), signal.SIGINT)
+
+with beam.Pipeline(runner=SparkRunner(on_epoch=interrupt), options=PipelineOptions()) as p:
+    p | PeriodicImpulse(fire_interval=1) | beam.Map(str)
+"""
+
+
+def test_an_interrupted_stream_leaves_no_temporary_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ENDLESS, "--streaming", "--transport=local"]
+    done = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=120
+    )
+    assert "KeyboardInterrupt" in done.stderr
+    assert not list(tmp_path.glob("beam-checkpoint-*"))

@@ -12,12 +12,14 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from common.errors import ConfigError
 from spark_jobs.beam_runner import SparkRunner
 from tests.faults import counting_job
 from tests.unit.beam_runner import script_job
 
 DRIVER = "spark_jobs.beam_runner.driver"
 
+INFO, WARNING = "INFO:mine:[epoch 0, step] info", "WARNING:root:[epoch 0, step] warning"
 SCRIPT = """
 import logging
 import sys
@@ -32,25 +34,35 @@ def log(x):
     logging.getLogger("mine").info("info")
     logging.warning("warning")
 
-with beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--tasks=1"])) as p:
+with beam.Pipeline(runner=SparkRunner(), options=PipelineOptions(["--tasks=1", *sys.argv[2:]])) as p:
     p | beam.Create([1]) | "step" >> beam.Map(log)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("level", "shown"),
+    ("flags", "shown"),
     [
-        ("WARNING", ["WARNING:root:[epoch 0, step] warning"]),
-        ("INFO", ["INFO:mine:[epoch 0, step] info", "WARNING:root:[epoch 0, step] warning"]),
+        (["WARNING"], [WARNING]),
+        (["INFO"], [INFO, WARNING]),
+        (["WARNING", "--default_sdk_harness_log_level=INFO"], [INFO, WARNING]),
+        (["ERROR", '--sdk_harness_log_level_overrides={"mine": "info"}'], [INFO]),
     ],
+    ids=["quiet", "as the driver", "by flag", "by logger"],
 )
-def test_workers_log_at_the_drivers_level(tmp_path: Path, level: str, shown: list[str]) -> None:
+def test_workers_log_at_the_drivers_level_or_as_flags_say(tmp_path: Path, flags: list[str], shown: list[str]) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(script), level], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, str(script), *flags], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if "step] " in line] == shown
+    assert "clientserver" not in done.stderr, "Spark's gateway tells of its connections"
+
+
+def test_a_log_level_that_there_is_not_is_refused() -> None:
+    for flag in ("--default_sdk_harness_log_level=LOUD", '--sdk_harness_log_level_overrides={"mine": "LOUD"}'):
+        with pytest.raises(ConfigError, match="no log level 'LOUD'"):
+            SparkRunner().plan(beam.Pipeline(), PipelineOptions([flag]))
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -75,7 +87,8 @@ def test_start_epochs_and_end_of_a_stream(tmp_path: Path, caplog: pytest.LogCapt
     last = run("--until_idle").epochs - 1
     goes_on, *epochs, end = messages(caplog)
     assert goes_on == f"The job goes on after epoch 0 of {tmp_path}/checkpoint."
-    assert epochs == [f"Epoch {epoch}" for epoch in range(1, last + 1)]
+    assert epochs == ["Epoch 1"], "and no other within ten seconds"
+    assert last > 1
     assert end == f"The job is idle after epoch {last}."
 
 
