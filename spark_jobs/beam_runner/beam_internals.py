@@ -36,12 +36,14 @@ from apache_beam.runners.runner import PipelineRunner, PipelineState
 from apache_beam.runners.worker import bundle_processor, operation_specs, operations, statesampler
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler
+from apache_beam.transforms import trigger
 from apache_beam.transforms.core import CombineFn, DoFn, ParDo, Windowing
 from apache_beam.transforms.sideinputs import SIDE_INPUT_PREFIX
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.typehints import row_type
 from apache_beam.typehints.schema_registry import SCHEMA_REGISTRY
 from apache_beam.utils import proto_utils
+from apache_beam.utils.windowed_value import WindowedValue
 
 __all__ = [
     "CAPABILITIES",
@@ -60,6 +62,7 @@ __all__ = [
     "Stage",
     "StateContext",
     "TransformContext",
+    "TriggerDriver",
     "bundle_processor",
     "combine_fn",
     "common_urns",
@@ -79,7 +82,9 @@ __all__ = [
     "restriction_provider",
     "row_types",
     "start_us",
+    "taken_timers",
     "timer_domains",
+    "timer_window",
     "translations",
     "use_state_context",
     "window_fn",
@@ -296,3 +301,53 @@ def restriction_provider(descriptor: beam_fn_api_pb2.ProcessBundleDescriptor) ->
             dofn = pickler.loads(payload.do_fn.payload)[0]
             return runners_common.DoFnSignature(dofn).get_restriction_provider()
     raise ValueError("the stage has no splittable DoFn")
+
+
+class TriggerDriver(trigger.GeneralTriggerDriver):
+    """Beam's, which also notes how many of a window's elements have been in a pane.
+
+    It counts panes by a list of as many ones, which in the global window grows for ever. Here the list holds their sum.
+    """
+
+    INDEX = trigger._CombiningValueStateTag("index", sum)
+    NONSPECULATIVE_INDEX = trigger._CombiningValueStateTag("nonspeculative_index", sum)
+    FIRED = trigger._CombiningValueStateTag("fired", sum)
+
+    def _output(self, window: Any, finished: bool, state: Any, *rest: Any) -> WindowedValue:
+        pane = super()._output(window, finished, state, *rest)
+        for tag, count in (
+            (self.INDEX, pane.pane_info.index + 1),
+            (self.NONSPECULATIVE_INDEX, pane.pane_info.nonspeculative_index + 1),
+            (self.FIRED, len(state.get_state(window, self.ELEMENTS))),
+        ):
+            state.clear_state(window, tag)
+            state.add_state(window, tag, count)
+        return pane
+
+    def pane(self, window: Any, finished: bool, state: Any, watermark: Any) -> WindowedValue:
+        """Of what the window has, by a trigger that fires now."""
+        return self._output(window, finished, state, watermark, False)
+
+    def closing_pane(self, window: Any, state: Any) -> WindowedValue | None:
+        """The last pane, of what came since the one before; None if nothing did or the trigger is finished.
+
+        Beam's `ClosingBehavior.EMIT_IF_NONEMPTY`, which it gives all windowings of Python.
+        """
+        elements = state.get_state(window, self.ELEMENTS)  # a finished trigger has none
+        if len(elements) <= state.get_state(window, self.FIRED):
+            return None
+        return self._output(window, True, state, window.end, True)
+
+
+def taken_timers(info: Any) -> bytes:
+    """What DoFns set since the last call, encoded. `info`: a bundle processor's, of a timer family."""
+    data: bytes = info.output_stream.get()
+    if data:
+        info.output_stream._clear()
+    return data
+
+
+def timer_window(coder_impl: Any, timer: Any) -> bytes:
+    """A timer's windows, as its family's coder writes them."""
+    encoded: bytes = coder_impl._windows_coder_impl.encode_nested(timer.windows)
+    return encoded

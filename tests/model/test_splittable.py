@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -459,6 +460,11 @@ class TestDrain:
 
         whole.drain(build, after_epochs=2)
         assert [(o.value, o.window, o.timing) for o in whole.outs()] == [(("k", [1, 3]), (0, 10), "ON_TIME")]
+
+    @pytest.mark.slow
+    def test_as_spark_jobs(self, tmp_path: Path) -> None:
+        self.test_open_windows_fire(Stage(tmp_path / "windows", "spark"))
+        self.test_a_restriction_is_truncated_to_what_its_provider_wants(Stage(tmp_path / "restriction", "spark"))
 
     def test_event_time_timers_fire(self, whole: Stage) -> None:
         class Alarm(beam.DoFn):

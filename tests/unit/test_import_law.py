@@ -55,6 +55,15 @@ def test_private_parts_of_beam_stay_in_one_adapter() -> None:
     assert adapter in files
     importers = [file for file in files if any(name.startswith("apache_beam.runners") for name in imports(file))]
     assert importers == [adapter]
+    private = {
+        f"{file.name}:{node.lineno}: {ast.unparse(node)}"
+        for folder in ("bundles", "keyed", "planning")
+        for file in (PROJECT / "spark_jobs" / "beam_runner" / folder).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    }
+    assert private == set()
 
 
 def test_no_package_uses_spark_but_spark_jobs() -> None:

@@ -17,7 +17,7 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from spark_jobs.beam_runner.beam_internals import last_us
+from spark_jobs.beam_runner.beam_internals import TriggerDriver, last_us
 from spark_jobs.beam_runner.bundles.spool import Data
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us, micros, whole_millis
 from spark_jobs.beam_runner.keyed.grouped import runs_by_key
@@ -36,38 +36,6 @@ class _Clock:
 
     def time(self) -> Timestamp:
         return self.now
-
-
-class _TriggerDriver(trigger.GeneralTriggerDriver):
-    """Beam's, which also notes how many of a window's elements have been in a pane.
-
-    It counts panes by a list of as many ones, which in the global window grows for ever. Here the list holds their sum.
-    """
-
-    INDEX = trigger._CombiningValueStateTag("index", sum)
-    NONSPECULATIVE_INDEX = trigger._CombiningValueStateTag("nonspeculative_index", sum)
-    FIRED = trigger._CombiningValueStateTag("fired", sum)
-
-    def _output(self, window: Any, finished: bool, state: Any, *rest: Any) -> WindowedValue:
-        pane = super()._output(window, finished, state, *rest)
-        for tag, count in (
-            (self.INDEX, pane.pane_info.index + 1),
-            (self.NONSPECULATIVE_INDEX, pane.pane_info.nonspeculative_index + 1),
-            (self.FIRED, len(state.get_state(window, self.ELEMENTS))),
-        ):
-            state.clear_state(window, tag)
-            state.add_state(window, tag, count)
-        return pane
-
-    def closing_pane(self, window: Any, state: Any) -> WindowedValue | None:
-        """The last pane, of what came since the one before; None if nothing did or the trigger is finished.
-
-        Beam's `ClosingBehavior.EMIT_IF_NONEMPTY`, which it gives all windowings of Python.
-        """
-        elements = state.get_state(window, self.ELEMENTS)  # a finished trigger has none
-        if len(elements) <= state.get_state(window, self.FIRED):
-            return None
-        return self._output(window, True, state, window.end, True)
 
 
 class PaneStore:
@@ -142,7 +110,7 @@ class PaneDriver:
 
     def __init__(self, windowing: Any, key_impl: Any, element_impl: Any, value_coder: Any) -> None:
         self._clock = _Clock()
-        self._driver = _TriggerDriver(windowing, self._clock)
+        self._driver = TriggerDriver(windowing, self._clock)
         self._may_lose = windowing.triggerfn.may_lose_data(windowing) != trigger.DataLossReason.NO_POTENTIAL_LOSS
         self._decode_key = key_impl.decode_nested
         self._decoder = ValueDecoder(value_coder)
@@ -238,7 +206,7 @@ class PaneDriver:
         context = merged.at(window, self._clock)
         if driver.trigger_fn.should_fire(TimeDomain.REAL_TIME, watermark, window, context):
             finished = driver.trigger_fn.on_fire(watermark, window, context)
-            yield driver._output(window, finished, merged, watermark, False)
+            yield driver.pane(window, finished, merged, watermark)
 
     def _collect(self, state: Any, new_us: int) -> Iterator[WindowedValue]:
         """Drops expired windows, after their closing panes."""

@@ -25,7 +25,7 @@ from typing import Any
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms.window import GlobalWindow
 
-from spark_jobs.beam_runner.beam_internals import last_us
+from spark_jobs.beam_runner.beam_internals import last_us, taken_timers, timer_window
 from spark_jobs.beam_runner.bundles.bundle import StageProcessor
 from spark_jobs.beam_runner.bundles.exchange import key_group
 from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, expiry_us
@@ -81,16 +81,15 @@ class TimerService:
         """Stores what was set or cleared at time `at_us`; yields (group, timer id) of each timer that was set."""
         beam = self._processor.processor
         for (transform, family), info in beam.timers_info.items():
-            data = info.output_stream.get()
+            data = taken_timers(info)
             if not data:
                 continue
-            info.output_stream._clear()
             coder = info.timer_coder_impl
             domain = self._processor.timer_domains[transform, family]
             for timer in coder.decode_all(data):
                 key = self._key_impl.encode_nested(timer.user_key)
                 number = key_group(key, self._key_groups)
-                window = coder._windows_coder_impl.encode_nested(timer.windows)
+                window = timer_window(coder, timer)
                 timer_id = TimerId(transform, family, timer.dynamic_timer_tag, window, key).encode()
                 expiry = expiry_us(last_us(timer.windows[0]), self._lateness_us)
                 goes_on = domain == REAL_TIME and isinstance(timer.windows[0], GlobalWindow)
