@@ -13,7 +13,7 @@ import pickle
 import threading
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,19 +21,18 @@ from dataclasses import dataclass, replace
 from apache_beam.portability.api import metrics_pb2
 
 from common.publish import Epoch
-from spark_jobs.beam_runner.beam_internals import ENCODED_IMPULSE
+from spark_jobs.beam_runner import due
 from spark_jobs.beam_runner.bundles.compaction import parts_to_fold
-from spark_jobs.beam_runner.bundles.exchange import EdgeId, Parcel, Row
+from spark_jobs.beam_runner.bundles.exchange import Parcel
 from spark_jobs.beam_runner.bundles.order import EpochOrder, Report
-from spark_jobs.beam_runner.bundles.splitting import TRUNCATED
 from spark_jobs.beam_runner.bundles.spool import MEMORY_BYTES
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
-from spark_jobs.beam_runner.checkpoint.manifest import KeyGroupMeta, Manifest, Residual, SidePart
+from spark_jobs.beam_runner.checkpoint.manifest import Manifest, Residual, SidePart
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, manifest_of, newest_manifest, sum_counters
-from spark_jobs.beam_runner.clock import MAX_US, MIN_US, NEVER_US, now_us
+from spark_jobs.beam_runner.clock import MAX_US, now_us
 from spark_jobs.beam_runner.errors import FencedError, RunnerError, WorkerLostError
 from spark_jobs.beam_runner.outcome import is_same, monitoring_infos, next_manifest
-from spark_jobs.beam_runner.planning.plan import IMPULSE, Plan, StagePlan
+from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
 from spark_jobs.beam_runner.planning.upgrade import carry_over, compare
 from spark_jobs.beam_runner.transport import Transport
@@ -125,12 +124,17 @@ class EpochLoop:
                 started = time.monotonic()
                 self._raise_if_publishing_failed()
                 if self.manifest.epoch >= 0 and not self._anything_due():
-                    if not self._anything_coming():
+                    if not due.anything_coming(self.manifest):
                         break  # an upgrade dropped the sources: what is left waits for ever
                     self._sleep()
                     continue
                 self._require_newest()
-                if not self._run_epoch(started) and self._until_idle and self._all_idle() and not self._drain.is_set():
+                if (
+                    not self._run_epoch(started)
+                    and self._until_idle
+                    and due.all_idle(self.manifest)
+                    and not self._drain.is_set()
+                ):
                     break
                 if not self.manifest.draining:
                     self._pause(self._interval_s - (time.monotonic() - started))
@@ -199,40 +203,18 @@ class EpochLoop:
         played = script.played(self.manifest.residuals)
         return (script.events[played], script.residuals(played + 1)) if played < len(script.events) else (None, [])
 
-    def _anything_due(self) -> bool:
-        if self._unmet_stages() or (self._drain.is_set() and not self.manifest.draining):
-            return True
-        now = self._now_us()
-        return any(r.due_us <= now for r in self.manifest.residuals) or any(
-            meta.next_real_us <= now for meta in self._metas()
-        )
-
-    def _unmet_stages(self) -> list[StagePlan]:
-        """Stages of which no epoch was committed yet: all at first, those that are new after an upgrade."""
-        return [stage for stage in self._plan.stages if stage.id not in self.manifest.output_us]
-
-    def _anything_coming(self) -> bool:
-        return bool(self.manifest.residuals) or any(meta.next_real_us < NEVER_US for meta in self._metas())
-
-    def _all_idle(self) -> bool:
-        """Every source asked to be left alone for a while, and no processing-time timer is set."""
-        return all(r.due_us > 0 for r in self.manifest.residuals) and all(
-            meta.next_real_us == NEVER_US for meta in self._metas()
-        )
-
-    def _metas(self) -> list[KeyGroupMeta]:
-        return [meta for metas in self.manifest.groups.values() for meta in metas.values()]
-
     def _require_newest(self) -> None:
         """Without news there is no commit that would fence this driver, and it writes to other sinks while it runs."""
         if self.manifest.epoch >= 0 and time.monotonic() - self._newest_at > _NEWEST_FOR_S:
             self._checkpoint.require_newest(self.manifest.epoch)
             self._newest_at = time.monotonic()
 
+    def _anything_due(self) -> bool:
+        wants_drain = self._drain.is_set() and not self.manifest.draining
+        return wants_drain or due.anything_due(self._plan, self.manifest, self._now_us())
+
     def _sleep(self) -> None:
-        wake_us = min(
-            [r.due_us for r in self.manifest.residuals] + [meta.next_real_us for meta in self._metas()], default=0
-        )
+        wake_us = due.next_us(self.manifest)
         self._pause(min(_LONGEST_SLEEP_S, max(0.001, (wake_us - self._now_us()) / 1e6)))
 
     def _pause(self, seconds: float) -> None:
@@ -255,10 +237,10 @@ class EpochLoop:
         residuals = [r for r in last.residuals if r.transform not in scripted]
         begins_to_drain = self._draining and not last.draining
         latest = MAX_US if begins_to_drain else now
-        due = [r for r in residuals if r.due_us <= latest]
+        ready = [r for r in residuals if r.due_us <= latest]
         rest = [r for r in residuals if r.due_us > latest] + unplayed
         order = self._order(rest, now)
-        first_level, parcels = self._first_parcels(due, event, order)
+        first_level, parcels = due.first_parcels(self._plan, last, ready, event, order)
         reports = self._run_levels(order, first_level, parcels)
         # The time is not the order's: a bundle may take longer than its pause.
         manifest = next_manifest(self._plan, last, order, rest, reports, self._now_us())
@@ -351,38 +333,6 @@ class EpochLoop:
             attempt=uuid.uuid4().hex,
             committed=self._committed,
         )
-
-    def _first_parcels(
-        self, due: list[Residual], event: ScriptEvent | None, order: EpochOrder
-    ) -> tuple[int, dict[int, Parcel]]:
-        """Impulses of stages that are new, residuals, a script's event; and the lowest level with anything to do.
-
-        A stage that is new is run even if it gets nothing: until it has a watermark, those behind it stand still.
-        """
-        partitions = order.partitions
-        rows: dict[int, dict[EdgeId, list[Row]]] = {p: defaultdict(list) for p in range(partitions)}
-        levels = {stage.id: stage.level for stage in self._plan.stages}
-        busy: set[int] = set()
-        for stage in self._unmet_stages():
-            busy.add(stage.level)
-            for index, plan in enumerate(stage.inputs):
-                if plan.kind == IMPULSE:
-                    rows[0][stage.id, index].append((0, b"", ENCODED_IMPULSE))
-        if event is not None:
-            busy.add(0)
-            if event.chunk:
-                rows[0][self._plan.stage_with(event.input).id, 0].append((0, b"", event.chunk))
-        for residual in due:
-            stage = self._plan.stage_with(residual.transform)
-            busy.add(stage.level)
-            mark = TRUNCATED if residual.truncated else b""
-            rows[residual.part % partitions][stage.id, 0].append((residual.part, mark, residual.element))
-        for stage_id, metas in self.manifest.groups.items():
-            if any(m.next_real_us <= order.now_us for m in metas.values()):
-                busy.add(levels[stage_id])
-        first = min(busy, default=0)
-        skipped = {s.id: self.manifest.output_us.get(s.id, MIN_US) for s in self._plan.stages if s.level < first}
-        return first, {p: Parcel(p, dict(rows[p]), skipped, {}) for p in range(partitions)}
 
     def _folds(self) -> dict[str, tuple[SidePart, ...]]:
         last = self.manifest

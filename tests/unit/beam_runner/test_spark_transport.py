@@ -17,6 +17,7 @@ from spark_jobs.beam_runner.bundles.order import EpochOrder, Report, WorkerWarni
 from spark_jobs.beam_runner.bundles.worker import Worker
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
 from spark_jobs.beam_runner.driver import EpochLoop
+from spark_jobs.beam_runner.due import first_parcels
 from spark_jobs.beam_runner.errors import CheckpointError
 from spark_jobs.beam_runner.transport.local import LocalTransport
 from spark_jobs.beam_runner.transport.spark import SparkTransport
@@ -66,7 +67,7 @@ def test_jobs_in_one_session_leave_each_others_stages_alone(tmp_path: Path) -> N
         checkpoint.prepare()
         loop = EpochLoop(SparkRunner().plan(pipeline), transport, checkpoint, key_groups=1)
         order = loop._order([], 0)
-        reports = transport.run(loop._plan, order, *loop._first_parcels([], None, order))
+        reports = transport.run(loop._plan, order, *first_parcels(loop._plan, loop.manifest, [], None, order))
         return transport._workers[0], reports
 
     first, reports = epoch("one")
