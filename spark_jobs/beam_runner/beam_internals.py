@@ -37,7 +37,7 @@ from apache_beam.runners.worker import bundle_processor, operation_specs, operat
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
 from apache_beam.runners.worker.sdk_worker import CachingStateHandler
 from apache_beam.transforms import trigger
-from apache_beam.transforms.core import CombineFn, DoFn, ParDo, Windowing
+from apache_beam.transforms.core import CallableWrapperCombineFn, CombineFn, DoFn, ParDo, Windowing
 from apache_beam.transforms.sideinputs import SIDE_INPUT_PREFIX
 from apache_beam.transforms.window import GlobalWindows, IntervalWindow
 from apache_beam.typehints import row_type
@@ -88,6 +88,7 @@ __all__ = [
     "translations",
     "use_state_context",
     "window_fn",
+    "wrapped_callable",
 ]
 
 BundleProcessor = bundle_processor.BundleProcessor
@@ -252,6 +253,11 @@ def window_fn(strategy: beam_runner_api_pb2.WindowingStrategy, context: Pipeline
 def combine_fn(payload: bytes, context: PipelineContext) -> CombineFn:
     """The CombineFn of an encoded CombinePayload."""
     return CombineFn.from_runner_api(beam_runner_api_pb2.CombinePayload.FromString(payload).combine_fn, context)
+
+
+def wrapped_callable(fn: Any) -> Any:
+    """The callable that Beam made a CombineFn of, as `sum`; anything else as it is."""
+    return fn._fn if isinstance(fn, CallableWrapperCombineFn) else fn
 
 
 def operation_urns() -> frozenset[str]:

@@ -76,7 +76,7 @@ def _mixed_windows(components: Any) -> Iterator[str]:
         for pcoll in transform.inputs.values():
             windowing = phases.windowing_of(components, pcoll)
             kind = coder_words(components, context, windowing.window_coder_id)
-            of_kind.setdefault(kind, f"of '{makers[pcoll]}' in {window_words(windowing.window_fn)}")
+            of_kind.setdefault(kind, f"of '{makers[pcoll]}' in {window_words(windowing.window_fn, context)}")
         if len(of_kind) > 1:
             yield (
                 f"{transform.unique_name}: a Flatten of collections in different kinds of windows, "
