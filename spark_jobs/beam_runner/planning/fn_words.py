@@ -68,4 +68,3 @@ def _value_words(value: Any) -> str:
     if isinstance(value, (CombineFn, WindowFn, partial, *_NAMED)):
         return fn_words(value)
     return _name(kind)
-

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from apache_beam import CombineFn
 from apache_beam.portability.api import beam_runner_api_pb2, schema_pb2, standard_window_fns_pb2
 from apache_beam.transforms.window import WindowFn
 from google.protobuf import text_format
@@ -22,6 +23,8 @@ INPUT = frozenset(["kind", "coder", "windows", "trigger", "timestamp"])  # what 
 _CELLS = "state "  # state cells come and go; one that stays must keep its type
 _TIMERS = "timer "  # these only come: one that is set must find its callback
 _READS = "side input "
+_COMBINE = "combine"  # whose accumulators a grouping holds; earlier versions did not note it
+_COMBINE_OF = "combine of "  # whose accumulators a state cell holds
 _PICKLED = "beam:coder:pickled_python:v1"
 _WINDOWS: dict[str, tuple[Any, str]] = {
     common_urns.fixed_windows.urn: (standard_window_fns_pb2.FixedWindowsPayload, "fixed windows"),
@@ -37,12 +40,14 @@ def state_format(
     windowing: str,
     *,
     is_triggered: bool,
+    combine: Any = None,
     cells: Iterable[tuple[str, beam_runner_api_pb2.StateSpec]] = (),
     timers: Iterable[tuple[str, beam_runner_api_pb2.TimerFamilySpec]] = (),
     reads: Mapping[tuple[str, str], tuple[str, int]],
 ) -> str:
     """`kind` of the input, ids of its coder and windowing strategy; the state and timers that DoFns declare, by name.
 
+    `combine`: beam_runner_api_pb2.FunctionSpec of the CombineFn whose accumulators the input is.
     `reads`: step and label of a side input that it looks at -> its view, and how late it may look, in microseconds.
     """
     context = PipelineContext(components)
@@ -56,11 +61,15 @@ def state_format(
         words["panes"] = beam_runner_api_pb2.AccumulationMode.Enum.Name(strategy.accumulation_mode).lower()
         words["trigger"] = text_format.MessageToString(strategy.trigger, as_one_line=True).strip()
         words["timestamp"] = beam_runner_api_pb2.OutputTime.Enum.Name(strategy.output_time).lower()
+    if combine is not None:
+        words[_COMBINE] = fn_words(CombineFn.from_runner_api(combine, context))
     for name, spec in cells:
         cell = spec.WhichOneof("spec")
         fields = getattr(spec, cell).ListFields()
         coders = [coder_words(components, context, value) for field, value in fields if field.name.endswith("coder_id")]
         words[_CELLS + name] = f"{cell.removesuffix('_spec')}({', '.join(coders)})"
+        if cell == "combining_spec":
+            words[_COMBINE_OF + name] = fn_words(CombineFn.from_runner_api(spec.combining_spec.combine_fn, context))
     for name, timer in timers:
         domain = beam_runner_api_pb2.TimeDomain.Enum.Name(timer.time_domain).lower().replace("_", " ")
         payload = coder_words(components, context, timer.timer_family_coder_id)
@@ -90,7 +99,9 @@ def differences(old: str, new: str, only: Collection[str] = ()) -> Iterator[str]
             continue
         if name == "windows" and str(now).startswith(f"{was} "):
             continue  # a custom function was noted by its URN alone in earlier versions
-        if (name.startswith(_CELLS) and None in (was, now)) or (name.startswith(_TIMERS) and was is None):
+        if None in (was, now) and name.startswith((_CELLS, _COMBINE_OF)):
+            continue
+        if was is None and name.startswith((_TIMERS, _COMBINE)):
             continue
         yield f"{name} was {was or 'none'}, is {now or 'none'}"
 

@@ -57,6 +57,7 @@ from spark_jobs.beam_runner.planning.state_format import state_format, stored_fo
 _log = logging.getLogger(__name__)
 
 _READ, _WRITE = bundle_processor.DATA_INPUT_URN, bundle_processor.DATA_OUTPUT_URN
+_MERGE = common_urns.combine_components.COMBINE_PER_KEY_MERGE_ACCUMULATORS.urn
 _RAISES_LEVEL = frozenset([GROUP, KEYED, SHUFFLE])
 
 
@@ -334,12 +335,15 @@ class _Translation:
             for transform in stage.transforms
             if transform.spec.urn in translations.PAR_DO_URNS
         ]
+        merges = (t.spec.payload for t in stage.transforms if t.spec.urn == _MERGE)
+        combines = [beam_runner_api_pb2.CombinePayload.FromString(payload).combine_fn for payload in merges]
         return state_format(
             self.components,
             spec.kind,
             spec.grouped_coder or spec.coder,
             spec.windowing,
             is_triggered=spec.kind == GROUP,
+            combine=combines[0] if combines else None,
             cells=[cell for dofn in dofns for cell in dofn.state_specs.items()],
             timers=[timer for dofn in dofns for timer in dofn.timer_family_specs.items()],
             reads={(side.transform, side.label): (side.view, side.lateness_us) for side in sides},
