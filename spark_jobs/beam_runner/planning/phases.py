@@ -45,7 +45,7 @@ def optimise(proto: Any, *, streaming: bool, is_drain: bool) -> tuple[TransformC
             t.annotate_stateful_dofns_as_roots,
             t.fix_side_input_pcoll_coders,
             *([] if streaming else [t.pack_combiners]),
-            lift_combiners_that_keep_timestamps,
+            lift_combiners,
             t.expand_sdf,
             begin_stages_that_wait,
             expand_reshuffle,
@@ -172,28 +172,39 @@ def expand_test_stream(stages: Iterable[Stage], context: TransformContext) -> It
             yield from _write_and_read(name, translations.create_buffer_id(name), played, output, stage)
 
 
-def lift_combiners_that_keep_timestamps(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
-    """Beam's combiner lifting, only where the output timestamp is the end of the window.
+def lift_combiners(stages: Iterable[Stage], context: TransformContext) -> Iterator[Stage]:
+    """Beam's combiner lifting, only where it keeps timestamps; the grouping has the same name if it is not lifted.
+
+    Its state hangs on the name: a trigger that can no more be lifted over would look like a step that is gone.
+    """
+    for stage in stages:
+        combine = stage.transforms[0]
+        if combine.spec.urn != common_urns.composites.COMBINE_PER_KEY.urn:
+            yield stage
+            continue
+        for part in _parts(stage, context):
+            transform = part.transforms[0]
+            if transform.spec.urn == common_urns.primitives.GROUP_BY_KEY.urn:
+                part.name = transform.unique_name = f"{combine.unique_name}/Group"  # as Beam has it if lifted
+            yield part
+
+
+def _parts(combine: Stage, context: TransformContext) -> list[Stage]:
+    """Of a CombinePerKey, lifted only if the output timestamp is the end of the window.
 
     Precombining gives a bundle's elements one timestamp. Under the other timestamp combiners a late element would
     then drag an on-time one behind the watermark.
     """
-    for stage in stages:
-        transform = stage.transforms[0]
-        if transform.spec.urn != common_urns.composites.COMBINE_PER_KEY.urn:
-            yield stage
-            continue
-        source = translations.only_element(list(transform.inputs.values()))
-        windowing = windowing_of(context.components, source)
-        if windowing.output_time == beam_runner_api_pb2.OutputTime.END_OF_WINDOW:
-            yield from translations.lift_combiners([stage], context)
-            continue
-        # A trigger that counts elements is the one thing that Beam refuses to lift over: show it one, then put it back.
-        trigger = beam_runner_api_pb2.Trigger()
-        trigger.CopyFrom(windowing.trigger)
-        windowing.trigger.CopyFrom(
-            beam_runner_api_pb2.Trigger(element_count=beam_runner_api_pb2.Trigger.ElementCount(element_count=2))
-        )
-        expanded = list(translations.lift_combiners([stage], context))
-        windowing.trigger.CopyFrom(trigger)
-        yield from expanded
+    source = translations.only_element(list(combine.transforms[0].inputs.values()))
+    windowing = windowing_of(context.components, source)
+    if windowing.output_time == beam_runner_api_pb2.OutputTime.END_OF_WINDOW:
+        return list(translations.lift_combiners([combine], context))
+    # A trigger that counts elements is the one thing that Beam refuses to lift over: show it one, then put it back.
+    trigger = beam_runner_api_pb2.Trigger()
+    trigger.CopyFrom(windowing.trigger)
+    windowing.trigger.CopyFrom(
+        beam_runner_api_pb2.Trigger(element_count=beam_runner_api_pb2.Trigger.ElementCount(element_count=2))
+    )
+    parts = list(translations.lift_combiners([combine], context))
+    windowing.trigger.CopyFrom(trigger)
+    return parts

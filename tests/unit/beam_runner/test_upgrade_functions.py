@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.coders.coders import FastPrimitivesCoder, IntervalWindowCoder
-from apache_beam.transforms import combiners, userstate, window
+from apache_beam.transforms import combiners, trigger, userstate, window
 from apache_beam.utils.timestamp import Duration
 
 from spark_jobs.beam_runner.checkpoint.checkpoint import Checkpoint
@@ -161,6 +161,41 @@ def test_a_combine_fn_that_was_not_noted_is_not_refused_for_that(tmp_path: Path)
 def test_other_code_by_the_same_name_goes_on(tmp_path: Path) -> None:
     run(tmp_path, combined(lambda values: sum(values)))
     assert changes(tmp_path, combined(lambda values: sum(list(values))))["add/Group"].kind == UNCHANGED
+
+
+COUNTED = {
+    "trigger": trigger.AfterWatermark(early=trigger.AfterCount(5)),
+    "accumulation_mode": trigger.AccumulationMode.DISCARDING,
+}
+LATEST = {"timestamp_combiner": window.TimestampCombiner.OUTPUT_AT_LATEST}
+
+
+@pytest.mark.parametrize("windowing", [COUNTED, LATEST])
+def test_a_combine_fn_may_change_where_the_elements_themselves_are_stored(
+    tmp_path: Path, windowing: dict[str, Any]
+) -> None:
+    run(tmp_path, combined(sum, **windowing))
+    assert changes(tmp_path, combined(sum, **windowing))["add/Group"].why.startswith("finds state of")
+    assert changes(tmp_path, combined(max, **windowing))["add/Group"].kind == UNCHANGED
+    run(tmp_path, combined(max, **windowing))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        pytest.param({}, COUNTED, "trigger was default { }, is after_end_of_window", id="trigger"),
+        pytest.param(COUNTED, {}, "trigger was after_end_of_window { .* }, is default { }", id="trigger back"),
+        pytest.param({}, LATEST, "timestamp was end_of_window, is latest_in_pane", id="timestamp"),
+    ],
+)
+def test_other_windowing_that_makes_a_combine_store_elements_is_the_reason(
+    tmp_path: Path, old: dict[str, Any], new: dict[str, Any], why: str
+) -> None:
+    run(tmp_path, combined(sum, **old))
+    found = changes(tmp_path, combined(sum, **new))
+    assert [step for step, change in found.items() if change.kind == INCOMPATIBLE] == ["add/Group"]
+    assert re.search(why, found["add/Group"].why)
+    run(tmp_path, combined(sum, **new), "--drop_incompatible=add/Group")
 
 
 # ---- words
