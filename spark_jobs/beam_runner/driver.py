@@ -31,10 +31,11 @@ from spark_jobs.beam_runner.checkpoint.manifest import Manifest, Residual, SideP
 from spark_jobs.beam_runner.checkpoint.progress import files_to_roll_back, manifest_of, newest_manifest, sum_counters
 from spark_jobs.beam_runner.clock import MAX_US, now_us
 from spark_jobs.beam_runner.errors import FencedError, RunnerError, WorkerLostError
+from spark_jobs.beam_runner.options import KEY_GROUPS
 from spark_jobs.beam_runner.outcome import is_same, monitoring_infos, next_manifest
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.script import ScriptEvent
-from spark_jobs.beam_runner.planning.upgrade import carry_over, compare
+from spark_jobs.beam_runner.planning.upgrade import carry_over, compare, fixed_key_groups
 from spark_jobs.beam_runner.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class EpochLoop:
         transport: Transport,
         checkpoint: Checkpoint,
         *,
-        key_groups: int,
+        key_groups: int | None = None,
         streaming: bool = False,
         until_idle: bool = False,
         drain: bool = False,
@@ -154,14 +155,16 @@ class EpochLoop:
         return "stopped" if self._stop.is_set() else "idle"
 
     # ---- start
-    def _resume(self, key_groups: int, accepted: Collection[str]) -> Manifest:
+    def _resume(self, key_groups: int | None, accepted: Collection[str]) -> Manifest:
         """The manifest to go on from. Older drivers are fenced once nothing speaks against the start."""
         if (manifest := newest_manifest(self._checkpoint)) is not None:
             carry_over(manifest, self._plan, self._checkpoint.url, accepted)
         self._checkpoint.take_over()
         manifest = newest_manifest(self._checkpoint)  # an older driver may have committed until then
         if manifest is None:
-            return Manifest(job=uuid.uuid4().hex, key_groups=key_groups)
+            return Manifest(job=uuid.uuid4().hex, key_groups=key_groups or KEY_GROUPS)
+        if fixed := fixed_key_groups(manifest, key_groups):
+            _log.warning("%s: %s.", self._checkpoint.url, fixed)
         steps = {change.step for change in compare(manifest, self._plan)} if accepted else set()
         if unknown := sorted(set(accepted) - steps):  # no refusal: what was dropped at the last start is not there now
             _log.warning(

@@ -19,6 +19,7 @@ _OF_OTHER_RUNNERS: dict[type[PipelineOptions], tuple[str, ...]] = {
     PortableOptions: ("environment_type", "environment_config", "environment_options", "job_endpoint"),
     WorkerOptions: ("worker_harness_container_image", "sdk_container_image"),
 }
+KEY_GROUPS = 64  # of a checkpoint whose first start has no --key_groups
 _SAY_NOTHING = ("LOOPBACK", "embed")  # no environment, no job server: so it is here
 _LEAST = {
     "tasks": 0,
@@ -88,7 +89,10 @@ class SparkRunnerOptions(PipelineOptions):
         )
         parser.add_argument("--tasks", type=int, default=0, help="Tasks per level; 0 = as many as Spark has cores.")
         parser.add_argument(
-            "--key_groups", type=int, default=64, help="Units of keyed state; fixed at the first start of a checkpoint."
+            "--key_groups",
+            type=int,
+            default=None,
+            help=f"Units of keyed state; fixed at the first start of a checkpoint. Default: {KEY_GROUPS}.",
         )
         parser.add_argument(
             "--epoch_interval_ms", type=int, default=0, help="Least time between the starts of two epochs."

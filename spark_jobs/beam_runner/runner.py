@@ -33,7 +33,7 @@ from spark_jobs.beam_runner.options import (
 from spark_jobs.beam_runner.planning.explain import with_changes
 from spark_jobs.beam_runner.planning.plan import Plan
 from spark_jobs.beam_runner.planning.translate import make_plan
-from spark_jobs.beam_runner.planning.upgrade import Change, compare, refused
+from spark_jobs.beam_runner.planning.upgrade import Change, compare, fixed_key_groups, refused
 from spark_jobs.beam_runner.transport import Transport
 from spark_jobs.beam_runner.transport.local import LocalTransport
 
@@ -92,7 +92,8 @@ class SparkRunner(PipelineRunner):
             else:
                 changes = compare(manifest, plan)
                 accepted = flags.drop_incompatible or ()
-                text = with_changes(plan, changes, flags.explain, accepted)
+                note = fixed_key_groups(manifest, flags.key_groups)
+                text = with_changes(plan, changes, flags.explain, accepted, note)
                 problems = refused(changes, accepted)
             sys.stdout.write(text + "\n")
             if problems:

@@ -115,15 +115,21 @@ def _quoted(label: str) -> str:
 FORMS: Mapping[str, Callable[[Plan], str]] = {"text": to_text, "json": to_json, "mermaid": to_mermaid}
 
 
-def with_changes(plan: Plan, changes: Collection[Change], form: str, accepted: Collection[str] = ()) -> str:
-    """The plan and, for each step, what a start on a checkpoint means: in `text` below, in `mermaid` as comments."""
+def with_changes(
+    plan: Plan, changes: Collection[Change], form: str, accepted: Collection[str] = (), note: str = ""
+) -> str:
+    """The plan and, for each step, what a start on a checkpoint means: in `text` below, in `mermaid` as comments.
+
+    `note`: a line that `text` has before the steps.
+    """
     if form == "json":
         problems = refused(changes, accepted)
         document = {**to_document(plan), "changes": [asdict(c) for c in changes], "refused": bool(problems)}
         return json.dumps(document, indent=2)
     if form == "mermaid":
         return "\n".join([to_mermaid(plan), *(f"%% {line}" for line in change_lines(changes))])
-    return "\n".join([to_text(plan), "", "on this checkpoint", *(f"  {line}" for line in change_lines(changes))])
+    lines = [*([note] if note else []), *change_lines(changes)]
+    return "\n".join([to_text(plan), "", "on this checkpoint", *(f"  {line}" for line in lines)])
 
 
 def change_lines(changes: Collection[Change]) -> list[str]:

@@ -71,6 +71,13 @@ def carry_over(manifest: Manifest, plan: Plan, where: str, accepted: Collection[
     )
 
 
+def fixed_key_groups(manifest: Manifest, asked: int | None) -> str:
+    """What holds instead of the number of key groups that a start asks for; "" if it asks for none, or for these."""
+    if asked in (None, manifest.key_groups):
+        return ""
+    return f"--key_groups={asked} changes nothing: it has {manifest.key_groups}, fixed at the first start"
+
+
 # ---- steps
 _STATE, _WAITING, _UNREAD = "state", "waiting", "unread"
 

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from common.errors import ConfigError
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.errors import CheckpointStoreError, RunnerError
+from spark_jobs.beam_runner.options import KEY_GROUPS
 from tests.faults import counting_job
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["local", "spark"])
@@ -100,6 +101,22 @@ def test_a_stream_without_a_checkpoint_is_warned_of(tmp_path: Path, caplog: pyte
     assert "A stream without --checkpoint" in caplog.text
 
 
+def test_another_number_of_key_groups_is_warned_of_at_the_start_and_by_explain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--transport=local", "--streaming", f"--checkpoint={tmp_path}/c"]
+    run(*flags, "--key_groups=8").wait_until_finish()
+    fixed = "--key_groups=32 changes nothing: it has 8, fixed at the first start"
+    for same in ([], ["--key_groups=8"]):
+        run(*flags, *same).wait_until_finish()
+        run(*flags, *same, "--explain=text")
+    assert "changes nothing" not in caplog.text + capsys.readouterr().out
+    run(*flags, "--key_groups=32").wait_until_finish()
+    assert f"{tmp_path}/c: {fixed}." in caplog.text
+    run(*flags, "--key_groups=32", "--explain=text")
+    assert f"on this checkpoint\n  {fixed}\n" in capsys.readouterr().out
+
+
 def test_an_unbounded_source_in_a_batch_is_warned_of_by_name(caplog: pytest.LogCaptureFixture) -> None:
     run("--explain=text", "--streaming", read=counting_job.Count(1, 1))
     assert "unbounded" not in caplog.text
@@ -161,6 +178,7 @@ def test_the_page_has_every_flag_with_its_default() -> None:
     told = dict(re.findall(r"^\| `--(\w+)` \| (.*?) \|", page, re.MULTILINE))
     assert told.pop("streaming") == "off"
     assert told.keys() == {action.dest for action in parser._actions}
+    assert told["key_groups"] == str(KEY_GROUPS)
     for action in parser._actions:
         if isinstance(action.default, (int, str)):
             shown = "off" if action.default is False else str(action.default)
