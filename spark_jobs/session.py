@@ -81,10 +81,14 @@ def spark_session(
 
 
 def active_session() -> SparkSession | None:
-    """The session that this process has, if any."""
+    """The session that this process has, if any, also if another thread made it."""
+    from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
-    return SparkSession.getActiveSession()
+    try:
+        return SparkSession.active()
+    except PySparkRuntimeError:
+        return None
 
 
 def require_session(session: SparkSession, master: str | None, conf: dict[str, str]) -> None:
