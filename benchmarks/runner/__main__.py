@@ -2,8 +2,17 @@
 
     python -m benchmarks.runner [--only grouping] [--full] [--prism PATH] [--output json]
 
-Short by default (1 million pairs); `--full` takes 10 million. Figures are medians of warm runs. Prism, Beam's runner in
-Go, is a peer if there is a binary: --prism, $PRISM, or `prism` on the PATH.
+The parts, for --only:
+    state     a sum per key in a stream, local and on Spark, against transformWithState
+    windows   GroupByKey and CombinePerKey in windows of a stream, local and on Spark
+    grouping  the same in a batch on Spark, against PySpark's RDDs, FnApiRunner and Prism
+    epochs    what an epoch with little data costs, against an empty job of Spark
+    batches   record batches through a Reshuffle, against partitionBy
+    memory    the most memory of a grouping: a Python worker's, and that of all processes
+
+Short by default (1 million pairs); --full takes 10 million. Batches and epochs are medians of warm runs, streams the
+mean of their warm epochs. Prism, Beam's runner in Go, is a peer if there is a binary: --prism, $PRISM, or `prism` on
+the PATH.
 """
 
 from __future__ import annotations
@@ -17,7 +26,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from benchmarks.runner import batches, epochs, grouping, memory, streaming
+from benchmarks.runner import batches, epochs, grouping, memory, state, windows
 from benchmarks.runner.measure import Figure
 from spark_jobs.session import spark_session
 
@@ -31,7 +40,8 @@ makes one in ~/go/bin."""
 def scenarios(full: bool, spark: Callable[[], Any], prism: str | None) -> dict[str, Callable[[], Iterator[Figure]]]:
     turns = 5 if full else 3
     return {
-        "streaming": lambda: streaming.measure(spark(), epochs=12 if full else 6),
+        "state": lambda: state.measure(spark(), epochs=12 if full else 6),
+        "windows": lambda: windows.measure(spark(), epochs=12 if full else 6),
         "grouping": lambda: grouping.measure(spark(), 10_000_000 if full else 1_000_000, turns, prism),
         "epochs": lambda: epochs.measure(spark(), epochs=30 if full else 15),
         "batches": lambda: batches.measure(spark(), 2048 if full else 512, turns),
@@ -41,7 +51,7 @@ def scenarios(full: bool, spark: Callable[[], Any], prism: str | None) -> dict[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", metavar="NAME", help="a scenario; may be repeated")
+    parser.add_argument("--only", action="append", metavar="PART", help="one part; may be repeated")
     parser.add_argument("--full", action="store_true", help="full sizes")
     parser.add_argument("--prism", metavar="PATH", help="the binary of Beam's runner in Go")
     parser.add_argument("--output", choices=["text", "json"], default="text")
@@ -52,7 +62,7 @@ def main() -> int:
     chosen = scenarios(options.full, lambda: spark_session(cores=grouping.CORES, conf=CONF), prism)
     unknown = set(options.only or ()) - set(chosen)
     if unknown:
-        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
     figures: list[Figure] = []
     for name, scenario in chosen.items():
         for figure in scenario() if not options.only or name in options.only else ():

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks.runner.measure import Figure, median_seconds, processor_seconds, used
-from benchmarks.runner.streaming import slices
+from benchmarks.runner.slices import slices
 from spark_jobs.beam_runner import SparkRunner
 
 LEVELS, TASKS, WARM_UP = (1, 2, 3), 2, 5

@@ -1,6 +1,6 @@
 """The peer of keyed state: Spark's `transformWithState` with a Python processor and RocksDB, a sum per key.
 
-Each micro-batch brings every key once, as the epochs of `streaming.py` do.
+Each micro-batch brings every key once, as the epochs of `state.py` do.
 """
 
 from __future__ import annotations
