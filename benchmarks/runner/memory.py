@@ -1,8 +1,10 @@
-"""The most memory that a Python worker takes for GroupByKey of one key with very many values, of very many keys, and of
-more bytes than there is memory for.
+"""The most memory that GroupByKey takes for one key with very many values, for very many keys, and for more bytes than
+there is memory for.
 
-Each case runs in a process of its own with a Spark of its own; what is measured is the peak resident memory of Spark's
-Python workers, in which the stages run.
+Each case runs in a process of its own with a Spark of its own. Two things are measured: the peak resident memory of
+the largest of Spark's Python workers, in which the stages run; and the peak of all processes of the run together, with
+pages that several of them share counted once (PSS, looked at twice a second): the driver, which in local mode is the
+executor's JVM too, and the workers.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import psutil
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from benchmarks.runner.measure import Figure
+from benchmarks.runner.measure import Figure, largest, proportional_mib
 
-BLOCKS, TASKS = 20, 2
+BLOCKS, TASKS, LOOK_EVERY_S = 20, 2, 0.5
 KILOBYTE = bytes(1 << 10)
 # The pair at a position of so many, the type of its value, and by how much fewer pairs there are.
 CASES: dict[str, tuple[Callable[[int, int], Any], type, int]] = {
@@ -72,11 +76,26 @@ def run(case: str, elements: int) -> dict[str, int]:
 def measure(elements: int) -> Iterator[Figure]:
     for case, (_, _, fewer) in CASES.items():
         count = elements // fewer
-        command = [sys.executable, "-m", "benchmarks.runner.memory", case, str(count)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        seen = json.loads(done.stdout.splitlines()[-1])
+        output, together = watched([sys.executable, "-m", "benchmarks.runner.memory", case, str(count)])
+        seen = json.loads(output.splitlines()[-1])
         assert seen["values"] == count
-        yield Figure("memory", f"GroupByKey, {count:,} pairs, {case}", seen["peak"] / 1024, "MiB", "<= 1024")
+        what = f"{count:,} pairs, {case}"
+        yield Figure("memory", f"{what}, a worker", seen["peak"] / 1024, "MiB", "<= 1024")
+        parts = ", ".join(f"{kind} {mib:,.0f}" for kind, mib in together.items())
+        yield Figure("memory", f"{what}, all", sum(together.values()), f"MiB of all processes, PSS ({parts})")
+
+
+def watched(command: list[str]) -> tuple[str, dict[str, float]]:
+    """Runs it -> (what it wrote, MiB of its processes by kind, when they had the most together)."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+        root, samples = psutil.Process(job.pid), []
+        while job.poll() is None:
+            samples.append(proportional_mib(root))
+            time.sleep(LOOK_EVERY_S)
+        output = job.communicate()[0]
+    if job.returncode:
+        raise subprocess.CalledProcessError(job.returncode, command)
+    return output, largest(samples)
 
 
 if __name__ == "__main__":
