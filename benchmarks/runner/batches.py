@@ -5,7 +5,7 @@ Per second of the clock, which on Spark is of both cores, and per core-second of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -40,27 +40,40 @@ def run_beam(runner: Any, megabytes: int, flags: list[str]) -> None:
         )
 
 
-def run_rdd(context: Any, megabytes: int) -> None:
+def rdd_steps(context: Any, megabytes: int) -> dict[str, Callable[[], object]]:
+    """What the peer's work is made of: each does what the one before does, and more; the last one does it all."""
     count = megabytes // BLOCKS
     blocks = context.parallelize(list(range(BLOCKS)), CORES)
     encoded = blocks.flatMap(lambda block: ((n, encode_batch(b)) for n, b in enumerate(batches(block, count))))
-    assert encoded.partitionBy(CORES, int).values().map(len).count() == BLOCKS * count
+
+    def shuffled() -> Any:  # anew: Spark would not run a stage again of which it has the files
+        return encoded.partitionBy(CORES, int)
+
+    def received() -> None:
+        assert shuffled().values().map(len).count() == BLOCKS * count
+
+    return {
+        "made": lambda: encoded.mapPartitions(lambda some: [sum(1 for _ in some)]).sum(),
+        "and sent to the JVM": lambda: encoded._jrdd.count(),
+        "and shuffled": lambda: shuffled()._jrdd.count(),
+        "and sent to Python": received,
+    }
 
 
 def measure(spark: Any, megabytes: int, turns: int) -> Iterator[Figure]:
     register()
     local = median_seconds(lambda: run_beam(SparkRunner(), megabytes, ["--transport=local", "--tasks=1"]), turns)
     yield Figure("batches", f"Reshuffle, {megabytes:,} MB, local", megabytes / local, "MB/s on one core", TARGET)
-    (wall, cores), (peer_wall, peer_cores) = median_costs(
-        [
-            lambda: run_beam(SparkRunner(spark), megabytes, [f"--tasks={CORES}"]),
-            lambda: run_rdd(spark.sparkContext, megabytes),
-        ],
-        turns,
+    steps = rdd_steps(spark.sparkContext, megabytes)
+    beam_flags = [f"--tasks={CORES}"]
+    ours, *of_steps = median_costs(
+        [lambda: run_beam(SparkRunner(spark), megabytes, beam_flags), *steps.values()], turns
     )
+    peer = of_steps[-1]
     what = f"Reshuffle, {megabytes:,} MB, Spark"
-    yield Figure("batches", what, megabytes / wall, f"MB/s on {CORES} cores", "", PEER, megabytes / peer_wall)
-    ours, peer = sum(cores.values()), sum(peer_cores.values())
-    yield Figure("batches", what, megabytes / ours, A_CORE, TARGET, PEER, megabytes / peer)
-    for kind, taken in cores.items():
-        yield Figure("batches", f"{what}, {kind}", taken, "core-seconds", "", PEER, peer_cores[kind])
+    yield Figure("batches", what, megabytes / ours.wall, f"MB/s on {CORES} cores", "", PEER, megabytes / peer.wall)
+    yield Figure("batches", what, megabytes / ours.cores, A_CORE, TARGET, PEER, megabytes / peer.cores)
+    for kind, taken in ours.kinds.items():
+        yield Figure("batches", f"{what}, {kind}", taken, "core-seconds", "", PEER, peer.kinds[kind])
+    for step, cost in zip(steps, of_steps, strict=True):
+        yield Figure("batches", f"{PEER}, {megabytes:,} MB, {step}", cost.cores, "core-seconds")

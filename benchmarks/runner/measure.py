@@ -57,11 +57,20 @@ def used(clock: Callable[[], float], work: Callable[[], object]) -> float:
     return clock() - began
 
 
-def median_costs(works: Sequence[Callable[[], object]], turns: int) -> list[tuple[float, dict[str, float]]]:
-    """(wall-clock seconds, processor seconds by kind of process) of each; they take turns, to meet the same load.
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock seconds, and processor seconds by kind of process."""
 
-    Medians of `turns` after two that are not counted.
-    """
+    wall: float
+    kinds: dict[str, float]
+
+    @property
+    def cores(self) -> float:
+        return sum(self.kinds.values())
+
+
+def median_costs(works: Sequence[Callable[[], object]], turns: int) -> list[Cost]:
+    """Of each; they take turns, to meet the same load. Medians of `turns` after two that are not counted."""
     walls: list[list[float]] = [[] for _ in works]
     processors: list[list[dict[str, float]]] = [[] for _ in works]
     for turn in range(turns + 2):
@@ -72,7 +81,7 @@ def median_costs(works: Sequence[Callable[[], object]], turns: int) -> list[tupl
                 after = processor_seconds_by_kind()
                 walls[index].append(wall)
                 processors[index].append({kind: after[kind] - before[kind] for kind in after})
-    return [(statistics.median(wall), medians(of)) for wall, of in zip(walls, processors, strict=True)]
+    return [Cost(statistics.median(wall), medians(of)) for wall, of in zip(walls, processors, strict=True)]
 
 
 def medians(samples: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.runner.measure import (
     JVM,
     PYTHON,
+    Cost,
     Figure,
     by_kind,
     largest,
@@ -53,11 +54,15 @@ def test_medians_are_of_each_kind() -> None:
     assert medians([{JVM: 1, PYTHON: 9}, {JVM: 5, PYTHON: 2}, {JVM: 2, PYTHON: 3}]) == {JVM: 2, PYTHON: 3}
 
 
+def test_the_cost_of_a_work_is_of_all_kinds_of_processes() -> None:
+    assert Cost(9, {JVM: 1.5, PYTHON: 2}).cores == 3.5
+
+
 def test_works_take_turns_and_the_first_two_are_not_counted() -> None:
     calls: list[str] = []
     costs = median_costs([lambda: calls.append("a"), lambda: calls.append("b")], turns=2)
     assert calls == ["a", "b"] * 4
-    assert [set(processors) for _, processors in costs] == [{JVM, PYTHON}] * 2
+    assert [set(cost.kinds) for cost in costs] == [{JVM, PYTHON}] * 2
 
 
 def test_processes_below_this_one_count() -> None:
@@ -68,7 +73,7 @@ def test_processes_below_this_one_count() -> None:
             seen.append(process.pid)
             return 2
 
-        assert by_kind(psutil.Process(), amount) == {JVM: 0, PYTHON: 2 * len(seen)}
+        assert sum(by_kind(psutil.Process(), amount).values()) == 2 * len(seen)
         assert {os.getpid(), child.pid} <= set(seen)
         child.communicate(b"\n")
 
