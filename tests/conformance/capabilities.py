@@ -19,8 +19,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-from tests.conformance.results import FAILED, PASSED, Committed, read_committed
-from tests.conformance.suites import FOLDER, beam_folder, load_known_failures, validates_runner
+from tests.conformance.results import FAILED, PASSED, SKIPPED, Committed, read_committed
+from tests.conformance.suites import FOLDER, beam_folder, load_expected, load_suites, validates_runner
 
 PROJECT = FOLDER.parent.parent
 DOCUMENT = PROJECT / "docs" / "capabilities.md"
@@ -120,9 +120,13 @@ def render(rows: list[Row], committed: Committed) -> str:
     lines += ["", "## Gaps", ""]
     lines += [f"- {gap}" for gap in gaps] or ["None."]
     lines += ["", "## Known failures", "", "Tests that ran and failed, each for a reason that is written down.", ""]
-    for known in load_known_failures():
-        where = ", ".join(f"`{w}`" for w in known.where)
-        lines.append(f"- {len(known.tests)} on {where}: {known.reason}")
+    for known in load_expected():
+        if known.outcome == FAILED:
+            where = ", ".join(f"`{w}`" for w in known.where)
+            lines.append(f"- {len(known.tests)} on {where}: {known.reason}")
+    lines += ["", "## Run although Beam skips them", "", _UNSKIPPED_HEAD, ""]
+    reasons = Counter(reason for suite in load_suites().values() for reason in suite.unskip.values())
+    lines += [f"- {number}: {reason}" for reason, number in sorted(reasons.items())]
     lines += ["", "## All suites", "", _SUITES_HEAD, "", *_suites(committed)]
     return "\n".join(lines) + "\n"
 
@@ -151,16 +155,26 @@ def _cell(counts: Counter[str]) -> str:
 
 
 def _suites(committed: Committed) -> Iterator[str]:
-    yield "| suite | " + " | ".join(PLACES) + " |"
-    yield "|---|" + "---|" * len(PLACES)
+    yield "| suite | " + " | ".join(PLACES) + " | skipped |"
+    yield "|---|" + "---|" * len(PLACES) + "---|"
     everything = {test: places for tests in committed.values() for test, places in tests.items()}
     across = {
         "FnApiRunnerTest": {t: p for t, p in everything.items() if t.startswith(FN_API_RUNNER)},
-        "it_validatesrunner": {t: p for t, p in everything.items() if t in validates_runner()},
+        "it_validatesrunner": {t: p for t, p in everything.items() if validates_runner(t)},
     }
     for suite, tests in [*across.items(), *sorted(committed.items()), ("all", everything)]:
         cells = [_cell(Counter(places.get(place, "") for places in tests.values())) for place in PLACES]
-        yield f"| `{suite}` | " + " | ".join(cells) + " |"
+        reasons = _skipped(tests)
+        text = "<br>".join(f"{n}: {reason}" for reason, n in reasons.items()) if suite != "all" else reasons.total()
+        yield f"| `{suite}` | " + " | ".join([*cells, str(text or "")]) + " |"
+
+
+def _skipped(tests: dict[str, dict[str, str]]) -> Counter[str]:
+    """What the tests are skipped for, at any place."""
+    skipped = {test for test, places in tests.items() if SKIPPED in places.values()}
+    return Counter(
+        some.reason for some in load_expected() for test in some.tests if some.outcome == SKIPPED and test in skipped
+    )
 
 
 _HEAD = """# Capabilities
@@ -180,8 +194,13 @@ that Beam's own test suite for portable Python leaves out on that runner (`spark
 
 _SUITES_HEAD = """\
 Passed of run. `FnApiRunnerTest`, and `it_validatesrunner`, the tests that Beam marks as ones every runner has to
-pass, are parts of the suites below them. Tests that Beam skips, and those that run no pipeline on SparkRunner, are not
-counted; `build/conformance.json` lists them with the reasons."""
+pass, are parts of the suites below them. Tests that are skipped, and those that run no pipeline on SparkRunner, are not
+counted as run; `build/conformance.json` lists them."""
+
+_UNSKIPPED_HEAD = """\
+Tests that Beam skips on its own runners, for a flaw of theirs or of the test's, or if it is given no pipeline options.
+Here they run and are counted like all others, without Beam's decorators (`unskip` in `tests/conformance/suites.toml`).
+Beam's reasons:"""
 
 _TABLE_HEAD = (
     "| capability | batch | streaming | batch on Spark | streaming on Spark | ours | Beam's Spark runner "

@@ -13,8 +13,10 @@ Transport `beam` leaves the runners alone; it shows which tests fail in this env
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import unittest
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +26,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.testing.test_pipeline import TestPipeline
 
 from spark_jobs.beam_runner import SparkRunner, SparkRunnerOptions
 from spark_jobs.beam_runner.driver import EpochInfo
@@ -65,6 +68,7 @@ class Harness:
     mode: str
     records: Records
     one_task: frozenset[str] = frozenset()  # tests that assume one bundle, see suites.toml
+    unskip: frozenset[str] = frozenset()  # tests that run although Beam skips them, see suites.toml
     current: Record = field(default_factory=lambda: Record("collection"))
 
 
@@ -172,11 +176,14 @@ class Reporter:
         record = self._harness.current = Record(test_id(item))
         record.validates_runner = item.get_closest_marker("it_validatesrunner") is not None
         self._write()
+        if record.test in self._harness.unskip:
+            TestPipeline.pytest_test_pipeline_options = "--runner=DirectRunner"
         try:
             return (yield)
         finally:
             self._write()
             self._harness.current = Record("between tests")
+            TestPipeline.pytest_test_pipeline_options = None
             os.chdir(item.config.rootpath)  # one test leaves it where it failed
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -232,6 +239,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if reason := suite.skip.get(test_id(item)):
             item.add_marker(pytest.mark.skip(reason=f"ours: {reason}"))
+    _unskip([item for item in items if test_id(item) in suite.unskip])
+    missing = suite.unskip.keys() - {test_id(item) for item in items}
+    if missing and pattern == "*":
+        raise pytest.UsageError(f"suites.toml wants to run tests that do not exist: {sorted(missing)}")
+
+
+def _unskip(items: list[Any]) -> None:
+    """Takes from the tests what Beam skips them for in its code: their decorators, and the names of their classes."""
+    for item in items:
+        if not is_skipped(item.cls(item.name)):
+            raise pytest.UsageError(f"suites.toml lists {test_id(item)} as one that Beam skips, but it does not")
+    for item in items:
+        item.obj = without_skips(item.obj.__func__).__get__(item.instance)
+        item.cls.__name__ = f"{item.cls.__qualname__}OnSparkRunner"
+
+
+def is_skipped(test: unittest.TestCase) -> bool:
+    result = unittest.TestResult()
+    unittest.TestSuite([test]).run(result)
+    return bool(result.skipped)
+
+
+def without_skips(function: Any) -> Any:
+    """A test's function without its decorators, but for the one that hands it its parameters."""
+    return inspect.unwrap(function, stop=lambda f: f.__globals__["__name__"].startswith("parameterized"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -242,6 +274,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.getoption("--conformance-mode"),
         Records(report.parent),
         frozenset(_suite(config).one_task),
+        frozenset(_suite(config).unskip),
     )
     patch_pipelines(harness)
     config.pluginmanager.register(Reporter(harness, report))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.conformance.suites import FOLDER, KnownFailures
+from tests.conformance.suites import FOLDER, Expected
 
 COMMITTED = FOLDER / "results.json"
 PASSED, FAILED, SKIPPED, UNTOUCHED = "passed", "failed", "skipped", "untouched"
@@ -61,25 +61,29 @@ def count(results: Iterable[Result]) -> dict[tuple[str, str], Counter[str]]:
     return counts
 
 
-def surprises(results: Iterable[Result], known: Iterable[KnownFailures], *, whole: bool = True) -> list[str]:
-    """What differs from expected.toml, one line each: failures that it does not list, and listed ones that are none."""
-    listed = list(known)
+def surprises(results: Iterable[Result], expected: Iterable[Expected], *, whole: bool = True) -> list[str]:
+    """One line for each failed or skipped test that is not listed as such, and for each that is listed and is not."""
+    listed = list(expected)
     found = []
     by_place: dict[str, dict[str, Result]] = {}
     for result in results:
         by_place.setdefault(result.where, {})[result.test] = result
     for where, tests in sorted(by_place.items()):
-        expected = {test for some in listed if some.applies(where) for test in some.tests}
+        outcomes = {test: some.outcome for some in listed if some.applies(where) for test in some.tests}
         modules = {test.partition("::")[0] for test in tests}
-        for test in sorted(expected):
-            if test in tests and tests[test].outcome != FAILED:
-                found.append(f"{where}  {test}  is listed as a known failure, but {tests[test].outcome}")
+        for test, outcome in sorted(outcomes.items()):
+            if test in tests and tests[test].outcome != outcome:
+                found.append(f"{where}  {test}  is listed as {outcome}, but {_what_became(tests[test])}")
             elif whole and test not in tests and test.partition("::")[0] in modules:
-                found.append(f"{where}  {test}  is listed as a known failure, but there is no such test")
+                found.append(f"{where}  {test}  is listed as {outcome}, but there is no such test")
         for test, result in sorted(tests.items()):
-            if result.outcome == FAILED and test not in expected:
-                found.append(f"{where}  {test}  failed: {result.message}")
+            if result.outcome in (FAILED, SKIPPED) and test not in outcomes:
+                found.append(f"{where}  {test}  {_what_became(result)}")
     return found
+
+
+def _what_became(result: Result) -> str:
+    return f"{result.outcome}: {result.message}" if result.message else result.outcome
 
 
 def write_full(results: Iterable[Result], path: Path) -> None:

@@ -16,3 +16,10 @@ def test_only_what_ran_on_the_runner_is_counted(transport: str, outcome: str) ->
     (result,) = run_suite(load_suites()["ptransform"], transport, "streaming", TEST)
     assert (result.test, result.outcome, result.message) == (TEST, outcome, "")
     assert result.validates_runner
+
+
+def test_a_test_that_beam_skips_is_run_if_it_is_listed() -> None:
+    suite = load_suites()["fn_api_runner"]
+    test = next(test for test in suite.unskip if test.endswith("test_pardo_et_timer_with_no_firing"))
+    (result,) = run_suite(suite, "local", "batch", test)
+    assert (result.outcome, result.message) == ("passed", "")
