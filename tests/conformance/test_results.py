@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apache_beam.transforms.userstate import StateSpec
 
 from tests.conformance import capabilities
 from tests.conformance.results import Result, count, read_committed, read_report, refresh_committed, surprises
@@ -178,6 +179,11 @@ def test_the_capability_table_is_what_the_results_make() -> None:
     rows, committed = capabilities.load_rows(), read_committed()
     assert capabilities.idle_patterns(rows, committed) == []
     assert capabilities.DOCUMENT.read_text(encoding="utf-8") == capabilities.render(rows, committed)
+
+
+def test_beams_python_sdk_has_the_kinds_of_state_that_the_table_names() -> None:
+    kinds = {kind.__name__.removesuffix("StateSpec") for kind in StateSpec.__subclasses__()}
+    assert kinds == {"ReadModifyWrite", "Bag", "Set", "CombiningValue", "OrderedList"}
 
 
 def test_a_skipped_test_shows_with_what_it_is_skipped_for() -> None:
