@@ -30,7 +30,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[gcs.Buckets]:
 
 def epochs(bucket: gcs.Buckets) -> int:
     """The newest committed epoch, -1 before the first."""
-    names = [name for name in list(bucket.objects["bucket"]) if name.startswith("job/epochs/")]
+    names = [
+        name for name in list(bucket.objects["bucket"]) if name.startswith("job/epochs/") and name.endswith(".json")
+    ]
     return max((int(Path(name).stem) for name in names), default=-1)
 
 
