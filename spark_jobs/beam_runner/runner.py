@@ -139,10 +139,10 @@ class SparkRunner(PipelineRunner):
         # Imported here: the local transport works without Spark.
         from spark_jobs.beam_runner.transport.adaptive import AdaptiveTransport
         from spark_jobs.beam_runner.transport.spark import SparkTransport
-        from spark_jobs.session import active_session, require_session, spark_session
+        from spark_jobs.session import require_session, spark_session
         from spark_jobs.shipping import is_local, ship_own_packages, ship_py_files
 
-        spark = self._spark or active_session()
+        spark = self._session()
         if streaming and not flags.checkpoint and not self._is_on_one_machine(flags):
             raise RunnerError(
                 f"A stream on {self._master(flags)} has no --checkpoint that its workers could share.",
@@ -163,10 +163,14 @@ class SparkRunner(PipelineRunner):
             limit_ms = DRIVER_EPOCHS_BELOW_MS if is_local(context.master) else 0
         return AdaptiveTransport(transport, limit_ms / 1000) if streaming and limit_ms else transport
 
-    def _master(self, flags: Any) -> str | None:
+    def _session(self) -> SparkSession | None:
+        """The session to use, if there is one already."""
         from spark_jobs.session import active_session
 
-        spark = self._spark or active_session()
+        return self._spark or active_session()
+
+    def _master(self, flags: Any) -> str | None:
+        spark = self._session()
         master: str | None = spark.sparkContext.master if spark else flags.spark_master
         return master
 

@@ -78,12 +78,12 @@ class Checkpoint:
     # ---- drivers
     def take_over(self) -> None:
         """From now on older drivers are fenced: when they commit, publish, or look (`require_newest`)."""
-        number = _newest_driver(self.store.names(EPOCHS)) + 1
+        names = self.store.names(EPOCHS)
+        number = _newest_driver(names) + 1
         while not self.store.put_if_absent(_driver_name(number), b""):
             number += 1
         self._driver = number
-        older = (name for name in self.store.names(EPOCHS) if name.startswith(_DRIVER))
-        self.store.delete(f"{EPOCHS}/{name}" for name in older if _newest_driver([name]) < number)
+        self.store.delete(f"{EPOCHS}/{name}" for name in names if name.startswith(_DRIVER))  # all of them older
 
     def is_newest_driver(self) -> bool:
         return _newest_driver(self.store.names(EPOCHS)) <= self._driver
