@@ -69,7 +69,6 @@ class SparkTransport:
     def run(self, plan: Plan, order: EpochOrder, first_level: int, parcels: dict[int, Parcel]) -> list[Report]:
         packed = self._packed(order)
         try:
-            self._context.addJobTag(self._job_id)
             runs = self._job(plan, order, packed, first_level, parcels).collect()
         except Exception as error:
             raise self._located(_failure(self._context, error), plan, order, first_level) from None
@@ -162,6 +161,7 @@ class SparkTransport:
 
     def _broadcast(self, plan: Plan) -> Broadcast[Plan]:
         if self._plan is None:
+            self._context.addJobTag(self._job_id)  # of all that this thread runs from now on
             self._plan = self._context.broadcast(plan)
         return self._plan
 
